@@ -1,0 +1,239 @@
+"""One exception tree. Every error a user can meet has a code, a message, a hint and a gRPC status.
+
+The code is the contract: it travels in gRPC trailing metadata and in ``JobFailed`` messages, and the receiving side
+rebuilds the same exception class from it (:func:`from_code`). Messages may change; codes do not.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HetalError(Exception):
+    """Base of every error hetal raises on purpose.
+
+    Attributes:
+        code: stable upper-case identifier.
+        status: gRPC status name that carries the error over the wire.
+        default_hint: what the user can do about it, in one sentence.
+        retryable: whether the same call may succeed later without a change.
+    """
+
+    code: ClassVar[str] = "INTERNAL"
+    status: ClassVar[str] = "INTERNAL"
+    default_hint: ClassVar[str] = "This is a fault in hetal; please report it with the server's log."
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint if hint is not None else self.default_hint
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (from_code, (self.code, self.message, self.hint))
+
+
+class InputError(HetalError):
+    """The caller's data or options are wrong."""
+
+    code, status = "INVALID_INPUT", "INVALID_ARGUMENT"
+    default_hint = "Correct the named value and call again."
+
+
+class NotFiniteError(InputError):
+    code = "FEATURES_NOT_FINITE"
+    default_hint = "Remove or impute NaN and infinite values before training."
+
+
+class LabelRangeError(InputError):
+    code = "LABEL_OUT_OF_RANGE"
+    default_hint = "Labels of the validation set must all occur in the training set."
+
+
+class SingleClassError(InputError):
+    code = "SINGLE_CLASS"
+    default_hint = "A classifier needs at least two different labels in the training set."
+
+
+class EmptyValidationError(InputError):
+    code = "EMPTY_VALIDATION"
+    default_hint = "Early stopping needs validation rows; pass X_val and y_val, or a validation fraction."
+
+
+class LayoutError(InputError):
+    code = "LAYOUT_TOO_SMALL"
+    default_hint = "Use a preset with a larger ring, fewer classes or fewer features."
+
+
+class ShapeError(InputError):
+    code = "SHAPE_MISMATCH"
+    default_hint = "Features are a 2-d array (samples, features); labels a 1-d array of the same length."
+
+
+class ParameterError(InputError):
+    code = "PARAMETERS_INVALID"
+    default_hint = "Choose one of the presets, or correct the named field of the parameter spec."
+
+
+class InsecureParametersError(ParameterError):
+    code, status = "PARAMETERS_INSECURE", "FAILED_PRECONDITION"
+    default_hint = "Use a 128-bit preset; a server runs insecure test sets only when started with --allow-insecure."
+
+
+class LevelError(HetalError):
+    """A circuit needs more levels than the ciphertext or the parameters have."""
+
+    code, status = "LEVELS_EXHAUSTED", "FAILED_PRECONDITION"
+    default_hint = "Use a preset with more levels, or a cheaper softmax."
+
+
+class DivergedError(HetalError):
+    """Decrypted validation logits left the range in which the encrypted computation is valid."""
+
+    code, status = "TRAINING_DIVERGED", "FAILED_PRECONDITION"
+    default_hint = "Lower the learning rate, standardise the features, or raise the logit range."
+
+
+class IntegrityError(HetalError):
+    """Bytes from the other side are not what they claim to be."""
+
+    code, status = "DATA_CORRUPT", "DATA_LOSS"
+    default_hint = "Send the object again from its beginning."
+
+
+class FrameError(IntegrityError):
+    code = "FRAME_INVALID"
+
+
+class TruncatedError(IntegrityError):
+    code = "FRAME_TRUNCATED"
+
+
+class OversizedError(IntegrityError):
+    code, status = "OBJECT_TOO_LARGE", "RESOURCE_EXHAUSTED"
+    default_hint = "The object exceeds the limit named in the message; check that both sides use the same preset."
+
+
+class HashMismatchError(IntegrityError):
+    code = "HASH_MISMATCH"
+
+
+class ChunkOrderError(IntegrityError):
+    code, status = "CHUNK_OUT_OF_ORDER", "INVALID_ARGUMENT"
+    default_hint = "Ask StatBlobs for the committed offset and go on from there."
+
+
+class ParameterHashError(IntegrityError):
+    code, status = "PARAMETER_HASH_MISMATCH", "FAILED_PRECONDITION"
+    default_hint = "The object was made under other CKKS parameters than the job's."
+
+
+class KeyTagError(IntegrityError):
+    code, status = "KEY_TAG_MISMATCH", "FAILED_PRECONDITION"
+    default_hint = "The object was made under another key than the job's; use one key set per job."
+
+
+class ResidueError(IntegrityError):
+    code = "RESIDUE_OUT_OF_RANGE"
+    default_hint = "A polynomial holds a residue that is not below its modulus; the object is damaged or forged."
+
+
+class CiphertextFormatError(IntegrityError):
+    code = "OBJECT_MALFORMED"
+    default_hint = "The object does not have the form that the job's parameters prescribe."
+
+
+class MissingKeyError(HetalError):
+    code, status = "EVALUATION_KEY_MISSING", "FAILED_PRECONDITION"
+    default_hint = "Upload the named rotation key; the job's plan lists all that are needed."
+
+
+class StateError(HetalError):
+    """A message that is not allowed in the present state of the job."""
+
+    code, status = "ILLEGAL_STATE", "FAILED_PRECONDITION"
+    default_hint = "Ask GetJob for the job's state."
+
+
+class JobNotFoundError(HetalError):
+    code, status = "JOB_NOT_FOUND", "NOT_FOUND"
+    default_hint = "List the jobs with ListJobs; a deleted job cannot come back."
+
+
+class AlreadyAttachedError(HetalError):
+    code, status = "JOB_ALREADY_ATTACHED", "ABORTED"
+    default_hint = "Another client drives this job; wait for it to disconnect."
+    retryable = True
+
+
+class BlobConflictError(HetalError):
+    code, status = "BLOB_CONFLICT", "ALREADY_EXISTS"
+    default_hint = "A blob of this name with other content is committed already; make a new job for new content."
+
+
+class UnknownBlobError(HetalError):
+    code, status = "BLOB_UNKNOWN", "INVALID_ARGUMENT"
+    default_hint = "Upload only the blobs that the job's manifest lists."
+
+
+class MissingBlobError(HetalError):
+    code, status = "BLOB_MISSING", "FAILED_PRECONDITION"
+    default_hint = "Ask StatBlobs which blobs are incomplete and upload them."
+
+
+class QuotaError(HetalError):
+    code, status = "LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"
+    default_hint = "Delete finished jobs, or ask the operator to raise the named limit."
+
+
+class WorkerDiedError(HetalError):
+    code, status = "WORKER_DIED", "INTERNAL"
+    default_hint = "The compute process ended unexpectedly (out of memory?); the job can be resumed from its last epoch."
+    retryable = True
+
+
+class ClientGoneError(HetalError):
+    code, status = "CLIENT_GONE", "DEADLINE_EXCEEDED"
+    default_hint = "The job waited for its client longer than the configured time; attach again to resume it."
+    retryable = True
+
+
+class CancelledError(HetalError):
+    code, status = "JOB_CANCELLED", "CANCELLED"
+    default_hint = "The job was cancelled on request."
+
+
+class ConnectionFailedError(HetalError):
+    code, status = "SERVER_UNREACHABLE", "UNAVAILABLE"
+    default_hint = "Check the address and that the server runs; `hetal serve` prints the address it listens on."
+    retryable = True
+
+
+class VersionError(HetalError):
+    code, status = "VERSION_MISMATCH", "FAILED_PRECONDITION"
+    default_hint = "Install the same release of hetal on both sides."
+
+
+class KeyFileError(HetalError):
+    code, status = "KEY_FILE_INVALID", "INVALID_ARGUMENT"
+    default_hint = "Check the path and the passphrase; the file is never written unless you ask for it."
+
+
+class BackendError(HetalError):
+    code, status = "BACKEND_UNAVAILABLE", "FAILED_PRECONDITION"
+    default_hint = "Install a Python for which the OpenFHE wheel imports (see `make test`'s message)."
+
+
+def _tree(cls: type[HetalError]) -> list[type[HetalError]]:
+    return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _tree(sub))]
+
+
+CATALOGUE: dict[str, type[HetalError]] = {cls.code: cls for cls in _tree(HetalError)}
+
+
+def from_code(code: str, message: str, hint: str | None = None) -> HetalError:
+    """Rebuild the exception that the other side raised; an unknown code becomes a plain :class:`HetalError`."""
+    return CATALOGUE.get(code, HetalError)(message, hint=hint)

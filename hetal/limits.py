@@ -1,0 +1,43 @@
+"""Every size, time and count limit of the product, with its unit in its name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+# Wire
+CHUNK_BYTES: Final = 1 * MIB
+MESSAGE_BYTES_MAX: Final = 4 * MIB
+KEEPALIVE_S: Final = 60
+MIN_PING_INTERVAL_S: Final = 30
+UNARY_DEADLINE_S: Final = 30
+UPLOAD_IDLE_S: Final = 120
+RECONNECT_BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+RECONNECT_ATTEMPTS_MAX: Final = 30
+
+# One job
+BLOB_BYTES_MAX: Final = 8 * GIB
+BLOBS_PER_JOB_MAX: Final = 20_000
+JOB_BYTES_MAX: Final = 64 * GIB
+CLASSES_MAX: Final = 1024
+FEATURES_MAX: Final = 65_536
+SAMPLES_MAX: Final = 10_000_000
+EPOCHS_MAX: Final = 1_000
+CIPHERTEXTS_PER_BLOB_MAX: Final = 65_536
+JOB_NAME_CHARS_MAX: Final = 200
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 64
+
+# Server
+JOBS_MAX: Final = 1_000
+JOBS_RUNNING_MAX: Final = 1
+CLIENT_WAIT_S: Final = 24 * 3600
+SHUTDOWN_GRACE_S: Final = 30
+WORKER_RESTARTS_MAX: Final = 3
+WORKER_LINE_BYTES_MAX: Final = 1 * MIB
+
+# Client
+ROTATION_KEYS_PER_BLOB: Final = 4
+PLAINTEXT_CACHE_ENTRIES: Final = 256

@@ -1,0 +1,146 @@
+"""What a job computes: the public description that both sides derive everything else from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hetal import limits
+from hetal.ckks.parameters import Parameters
+from hetal.errors import EmptyValidationError, InputError, LayoutError, QuotaError, SingleClassError
+
+PROTOCOL_VERSION = 1
+
+KEYS_MULT = "keys/mult"
+INITIAL_WEIGHTS = "initial/weights"
+VALIDATION_X = "validation/x"
+MODEL = "model"
+
+
+def rotation_keys_blob(index: int) -> str:
+    return f"keys/rotation/{index:03d}"
+
+
+def batch_x_blob(batch: int) -> str:
+    return f"train/x/{batch:05d}"
+
+
+def batch_y_blob(batch: int) -> str:
+    return f"train/y/{batch:05d}"
+
+
+def logits_blob(epoch: int) -> str:
+    return f"logits/{epoch:05d}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoftmaxSpec:
+    """Parameters of HETAL's softmax (papers.md 1.5; ICML 2023, section 3.3).
+
+    Attributes:
+        comparison_g, comparison_f: compositions of g, then f, in one comparison of the approximate maximum.
+        extensions: domain extension steps n.
+        base_range: r; the exponential is approximated on [-r, r].
+        extension_factor: L; one step widens the domain by it. Logits may lie in [-R, R], R = (r/2) L^n.
+        squarings: k; exp(x) = (exp(x / 2^k))^(2^k), with 2^k = r for the published coefficients.
+        inverse_range: sums lie in (0, inverse_range).
+        inverse_iterations: Goldschmidt iterations.
+    """
+
+    comparison_g: int = 2
+    comparison_f: int = 1
+    extensions: int = 5
+    base_range: float = 8.0
+    extension_factor: float = 2.0
+    squarings: int = 3
+    inverse_range: float = 100.0
+    inverse_iterations: int = 16
+
+    @property
+    def logit_range(self) -> float:
+        """R: logits must stay in [-R, R]."""
+        return self.base_range / 2 * self.extension_factor**self.extensions
+
+    def check(self) -> None:
+        ranges = (
+            ("comparison_g", self.comparison_g, 0, 10),
+            ("comparison_f", self.comparison_f, 0, 10),
+            ("extensions", self.extensions, 0, 12),
+            ("base_range", self.base_range, 1.0, 64.0),
+            ("extension_factor", self.extension_factor, 1.1, 2.598),
+            ("squarings", self.squarings, 0, 8),
+            ("inverse_range", self.inverse_range, 2.0, 1e4),
+            ("inverse_iterations", self.inverse_iterations, 1, 30),
+        )
+        for name, value, low, high in ranges:
+            if not (math.isfinite(value) and low <= value <= high):
+                raise InputError(f"softmax {name} = {value} is outside {low}..{high}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """Shapes and hyper-parameters of one training. Public to the server. :meth:`check` before use.
+
+    Attributes:
+        features: of a sample, without the bias column that the client appends.
+        weight_bound: largest magnitude a weight may reach; weights are scaled by it where they are bootstrapped.
+    """
+
+    parameters: Parameters
+    train_samples: int
+    validation_samples: int
+    features: int
+    classes: int
+    batch_size: int
+    epochs_max: int
+    patience: int = 3
+    learning_rate: float = 1.0
+    nesterov: bool = True
+    weight_bound: float = 16.0
+    softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
+
+    @property
+    def columns(self) -> int:
+        """Features and bias."""
+        return self.features + 1
+
+    @property
+    def padded_classes(self) -> int:
+        """c': the class count padded to a power of two, at least 2."""
+        return 1 << max(1, (self.classes - 1).bit_length())
+
+    @property
+    def batches(self) -> int:
+        """Mini-batches of one epoch; the last may hold fewer samples."""
+        return math.ceil(self.train_samples / self.batch_size)
+
+    def batch_rows(self, batch: int) -> int:
+        """Samples of mini-batch ``batch``."""
+        return min(self.batch_size, self.train_samples - batch * self.batch_size)
+
+    def check(self) -> None:
+        """Raise an :class:`InputError` when a field is out of its range."""
+        if self.validation_samples < 1:
+            raise EmptyValidationError("there are no validation samples")
+        if self.classes < 2:
+            raise SingleClassError(f"there is {self.classes} class; at least 2 are needed")
+        counts = (
+            ("train_samples", self.train_samples, limits.SAMPLES_MAX),
+            ("validation_samples", self.validation_samples, limits.SAMPLES_MAX),
+            ("features", self.features, limits.FEATURES_MAX),
+            ("classes", self.classes, limits.CLASSES_MAX),
+            ("batch_size", self.batch_size, limits.SAMPLES_MAX),
+            ("epochs_max", self.epochs_max, limits.EPOCHS_MAX),
+            ("patience", self.patience, limits.EPOCHS_MAX),
+        )
+        for name, value, high in counts:
+            if not 1 <= value <= high:
+                raise InputError(f"{name} = {value} is outside 1..{high}")
+        for name, number, top in (("learning_rate", self.learning_rate, 1e3), ("weight_bound", self.weight_bound, 1e4)):
+            if not (math.isfinite(number) and 0 < number <= top):
+                raise InputError(f"{name} = {number} is outside (0, {top}]")
+        if self.batches > limits.BLOBS_PER_JOB_MAX // 4:
+            raise QuotaError(f"{self.batches} mini-batches; at most {limits.BLOBS_PER_JOB_MAX // 4}: raise the batch size")
+        if self.padded_classes * 2 > self.parameters.slots:
+            raise LayoutError(f"{self.classes} classes do not fit the {self.parameters.slots} slots of the preset")
+        self.softmax.check()
