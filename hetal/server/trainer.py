@@ -1,0 +1,157 @@
+"""The training loop of a worker: blobs in, blobs out, state in between. Knows no network and no job database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from hetal import __version__
+from hetal.ckks.framing import Kind, frame, join, split, unframe
+from hetal.errors import CiphertextFormatError, IntegrityError, ShapeError
+from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh
+from hetal.kernels.iteration import Blocks, evaluate, iterate
+from hetal.kernels.optimizer import State
+from hetal.kernels.plan import Plan, plan
+from hetal.protocol.job import INITIAL_WEIGHTS, VALIDATION_X, JobSpec, batch_x_blob, batch_y_blob
+
+LOGITS_LEVEL = 0
+
+
+class Codec(Protocol):
+    """What a backend offers to move ciphertexts in and out of bytes."""
+
+    def load(self, data: bytes) -> Ciphertext: ...
+    def dump(self, ct: Ciphertext) -> bytes: ...
+    def dump_result(self, ct: Ciphertext, level: int) -> bytes: ...
+
+
+class Trainer:
+    """Runs one job on one evaluator.
+
+    Args:
+        evaluator: with all keys loaded.
+        codec: of the same backend; usually the same object.
+        job: checked.
+        read_blob: gives the framed blob of that name.
+    """
+
+    def __init__(self, evaluator: Evaluator, codec: Codec, job: JobSpec, read_blob: Callable[[str], bytes]) -> None:
+        self.job = job
+        self.plan: Plan = plan(job)
+        self.epoch = 0
+        self.iterations_done = 0
+        self._ev = evaluator
+        self._codec = codec
+        self._read_blob = read_blob
+        self._digest = job.parameters.digest
+        self._ev.schedule = dict[str, Refresh](self.plan.schedule)
+        self._state: State | None = None
+        self._validation: Blocks | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def initialise(self) -> None:
+        """Begin with the client's initial weights."""
+        weights = self._ciphertexts(INITIAL_WEIGHTS, self._columns, self.plan.weights_level)
+        self._state = State(weights, weights)
+        self.epoch = self.iterations_done = 0
+
+    def checkpoint(self) -> bytes:
+        """All that a later process needs to go on exactly here, framed."""
+        state = self._require_state()
+        head = {"version": __version__, "epoch": self.epoch, "iterations": self.iterations_done}
+        shared = state.lookahead is state.weights or not self.job.nesterov
+        parts = [self._codec.dump(ct) for ct in state.weights]
+        if not shared:
+            parts += [self._codec.dump(ct) for ct in state.lookahead]
+        return frame(Kind.CHECKPOINT, self._digest, join([json.dumps(head).encode(), *parts]))
+
+    def restore(self, checkpoint: bytes) -> None:
+        """Go on from a checkpoint; raises an :class:`IntegrityError` where it is damaged or of another job."""
+        head, *parts = split(unframe(checkpoint, Kind.CHECKPOINT, self._digest))
+        try:
+            values = json.loads(bytes(head))
+            epoch, iterations = int(values["epoch"]), int(values["iterations"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise IntegrityError(f"the checkpoint's head is unreadable: {error}") from error
+        if len(parts) not in (self._columns, 2 * self._columns):
+            raise IntegrityError(f"the checkpoint holds {len(parts)} ciphertexts, not {self._columns} or twice that")
+        cts = [self._codec.load(part) for part in parts]
+        weights = cts[: self._columns]
+        self._state = State(weights, cts[self._columns :] or weights)
+        self.epoch, self.iterations_done = epoch, iterations
+
+    # -- work ---------------------------------------------------------------------------------------------------------
+
+    def run_iteration(self) -> None:
+        """One mini-batch. After the last one of an epoch, ``epoch`` has grown by one."""
+        batch = self.iterations_done % self.job.batches
+        rows = self.job.batch_rows(batch)
+        row_blocks = self.plan.layout.row_blocks(rows)
+        x = self._grid(batch_x_blob(batch), row_blocks, self.plan.x_level)
+        y = self._ciphertexts(batch_y_blob(batch), row_blocks, self.plan.y_level)
+        self._state = iterate(
+            self._ev, self.job, self.plan.layout, self._require_state(), x, y, step=self.iterations_done, rows=rows
+        )
+        self.iterations_done += 1
+        if self.iterations_done % self.job.batches == 0:
+            self.epoch += 1
+
+    def validation_logits(self) -> bytes:
+        """Scaled logits of the validation set under the present weights, one limb each, framed."""
+        if self._validation is None:
+            row_blocks = self.plan.layout.row_blocks(self.job.validation_samples)
+            self._validation = self._grid(VALIDATION_X, row_blocks, self.plan.validation_level)
+        return self._logits(self._validation, self._require_state().weights)
+
+    def model(self) -> bytes:
+        """The present weights, framed, with just the levels that an encrypted prediction needs."""
+        level = self.plan.validation_level
+        return self._framed([self._codec.dump(self._ev.drop(ct, level)) for ct in self._require_state().weights])
+
+    def predict(self, x_blob: bytes, samples: int, model: bytes) -> bytes:
+        """Scaled logits of ``samples`` encrypted rows under a model made by :meth:`model`."""
+        if samples < 1:
+            raise ShapeError(f"{samples} samples to predict")
+        row_blocks = self.plan.layout.row_blocks(samples)
+        x = self._parse_grid(x_blob, "the features to predict", row_blocks, self.plan.validation_level)
+        return self._logits(x, self._parse(model, "the model", self._columns, self.plan.validation_level))
+
+    # -- bytes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _columns(self) -> int:
+        return self.plan.layout.column_blocks(self.job.columns)
+
+    def _require_state(self) -> State:
+        if self._state is None:
+            raise IntegrityError("the trainer was neither initialised nor restored")
+        return self._state
+
+    def _logits(self, x: Blocks, weights: list[Ciphertext]) -> bytes:
+        logits = evaluate(self._ev, self.job, self.plan.layout, x, weights)
+        return self._framed([self._codec.dump_result(ct, LOGITS_LEVEL) for ct in logits])
+
+    def _framed(self, parts: Sequence[bytes]) -> bytes:
+        return frame(Kind.CIPHERTEXTS, self._digest, join(parts))
+
+    def _ciphertexts(self, name: str, count: int, level: int) -> list[Ciphertext]:
+        return self._parse(self._read_blob(name), name, count, level)
+
+    def _grid(self, name: str, row_blocks: int, level: int) -> Blocks:
+        return self._parse_grid(self._read_blob(name), name, row_blocks, level)
+
+    def _parse_grid(self, blob: bytes, name: str, row_blocks: int, level: int) -> Blocks:
+        flat = self._parse(blob, name, row_blocks * self._columns, level)
+        return [flat[i * self._columns : (i + 1) * self._columns] for i in range(row_blocks)]
+
+    def _parse(self, blob: bytes, name: str, count: int, level: int) -> list[Ciphertext]:
+        parts = split(unframe(blob, Kind.CIPHERTEXTS, self._digest))
+        if len(parts) != count:
+            raise CiphertextFormatError(f"{name} holds {len(parts)} ciphertexts, the job's layout needs {count}")
+        cts = self._ev.map(self._codec.load, [bytes(part) for part in parts])
+        for ct in cts:
+            if ct.level < level:
+                raise CiphertextFormatError(f"{name} is at level {ct.level}, the job's plan needs {level}")
+        return [self._ev.drop(ct, level) for ct in cts]
