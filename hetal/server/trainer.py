@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from hetal import __version__
+from hetal._version import __version__
 from hetal.ckks.framing import Kind, frame, join, split, unframe
 from hetal.errors import CiphertextFormatError, IntegrityError, ShapeError
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh
