@@ -1,0 +1,35 @@
+"""gRPC channel arguments of both sides. gRPC ignores unknown names silently, so no other module spells one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from hetal import limits
+
+Options = list[tuple[str, int | str]]
+
+_SIZES: Final[Options] = [
+    ("grpc.max_send_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", limits.MESSAGE_BYTES_MAX),
+    ("grpc.keepalive_time_ms", limits.KEEPALIVE_S * 1000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Ciphertexts do not compress.
+    ("grpc.default_compression_algorithm", 0),
+]
+
+
+def client_options() -> Options:
+    """Arguments of a client's channel. Retries are the client's own affair: it resumes at an offset."""
+    return [*_SIZES, ("grpc.http2.max_pings_without_data", 0), ("grpc.enable_retries", 0)]
+
+
+def server_options() -> Options:
+    """Arguments of the server. Without the ping interval it would drop clients that keep a quiet stream alive."""
+    return [
+        *_SIZES,
+        ("grpc.http2.min_ping_interval_without_data_ms", limits.MIN_PING_INTERVAL_S * 1000),
+        ("grpc.http2.max_ping_strikes", 5),
+        # Two servers on one port would share its connections at random.
+        ("grpc.so_reuseport", 0),
+    ]
