@@ -37,7 +37,7 @@ def iterate(
     def residual(block: tuple[Ciphertext, Ciphertext]) -> Ciphertext:
         logits, labels = block
         probabilities = softmax(ev, ev.checkpoint(logits, "logits", 1.0), layout, job.classes, job.softmax)
-        return ev.checkpoint(ev.sub(probabilities, labels), "residual", 2.0)
+        return ev.checkpoint(ev.sub(probabilities, labels), "residual", 1.0)
 
     logits = evaluate(ev, job, layout, x, state.lookahead)
     residuals = ev.map(residual, list(zip(logits, y, strict=True)))
