@@ -44,9 +44,6 @@ def update(ev: Evaluator, state: State, gradient: list[Ciphertext], beta: float,
     for old, ahead, step in zip(state.weights, state.lookahead, gradient, strict=True):
         new = ev.checkpoint(ev.sub(ahead, step), "weights", weight_bound)
         weights.append(new)
-        if beta == 0.0:
-            lookahead.append(new)
-            continue
-        moved = ev.add(new, ev.mul_scalar(ev.sub(new, old), beta))
+        moved = ev.add(new, ev.mul_scalar(ev.sub(new, old), beta)) if beta else new
         lookahead.append(ev.checkpoint(moved, "lookahead", weight_bound))
     return State(weights, lookahead)
