@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hetal.ckks.parameters import Parameters
 from hetal.errors import LevelError, ShapeError
 
 Vector = NDArray[np.float64] | NDArray[np.complex128]
@@ -60,6 +61,11 @@ class LevelModel:
     top_level: int
     bootstrap_input_level: int
     bootstrap_output_level: int
+
+
+def level_model(params: Parameters) -> LevelModel:
+    """The level arithmetic of a checked parameter set."""
+    return LevelModel(params.slots, params.top_level, params.bootstrap_input_level, params.bootstrap_output_level)
 
 
 class Evaluator(ABC):

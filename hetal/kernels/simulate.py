@@ -6,7 +6,7 @@ import numpy as np
 
 from hetal.kernels.backends.plain import Noise, PlainEvaluator
 from hetal.kernels.clear import Array, ClearResult, Labels, cross_entropy, with_bias
-from hetal.kernels.evaluator import LevelModel
+from hetal.kernels.evaluator import level_model
 from hetal.kernels.iteration import evaluate, iterate
 from hetal.kernels.optimizer import State
 from hetal.kernels.plan import plan
@@ -17,9 +17,8 @@ from hetal.protocol.job import JobSpec
 def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noise: Noise | None = None) -> ClearResult:
     """What :func:`hetal.kernels.clear.train_clear` computes, with the approximations and level schedule of the server."""
     chosen = plan(job)
-    layout, padded, p = chosen.layout, job.padded_classes, job.parameters
-    model = LevelModel(p.slots, p.top_level, p.bootstrap_input_level, p.bootstrap_output_level)
-    ev = PlainEvaluator(model, noise)
+    layout, padded = chosen.layout, job.padded_classes
+    ev = PlainEvaluator(level_model(job.parameters), noise)
     ev.schedule = chosen.schedule
     xb, vb = with_bias(x), with_bias(x_val)
     onehot = np.eye(padded)[y]

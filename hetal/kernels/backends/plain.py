@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -36,7 +37,7 @@ class PlainEvaluator(Evaluator):
         super().__init__(model)
         self.noise = noise or Noise()
         self._rng = np.random.default_rng(self.noise.seed)
-        self._powers = _galois_powers(self.slots)
+        self._powers = galois_powers(self.slots)
 
     def encrypt(self, vector: Vector, level: int | None = None) -> Ciphertext:
         """A fresh ciphertext of ``vector`` (shorter vectors are padded with zeros), at the top level by default."""
@@ -106,7 +107,8 @@ class PlainEvaluator(Evaluator):
         return self._blur(a.payload.real.astype(np.complex128), self.noise.per_bootstrap)
 
 
-def _galois_powers(slots: int) -> NDArray[np.int64]:
+@lru_cache(maxsize=8)
+def galois_powers(slots: int) -> NDArray[np.int64]:
     """5^j mod 2N for j < slots: the exponent of zeta at which slot j evaluates the plaintext polynomial."""
     powers = np.empty(slots, dtype=np.int64)
     value = 1
