@@ -1,0 +1,103 @@
+"""A server from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from hetal import limits
+from hetal._pb import hetal_pb2, hetal_pb2_grpc
+from hetal.errors import InputError
+from hetal.protocol.channel_options import server_options
+from hetal.server.config import ServerConfig
+from hetal.server.interceptors import ErrorInterceptor
+from hetal.server.jobs import Jobs
+from hetal.server.log import event
+from hetal.server.prediction import Predictor
+from hetal.server.service import HetalService
+from hetal.server.store.store import Store
+from hetal.server.threads import in_thread
+from hetal.server.uploads import Uploads
+
+SERVICE = hetal_pb2.DESCRIPTOR.services_by_name["Hetal"].full_name
+
+
+class Server:
+    """A running server. Make one with :meth:`start`, in the event loop that will run it."""
+
+    def __init__(
+        self,
+        port: int,
+        store: Store,
+        jobs: Jobs,
+        predictor: Predictor,
+        rpc: grpc.aio.Server,
+        health_servicer: Any,
+    ) -> None:
+        self.port = port
+        self._store = store
+        self._jobs = jobs
+        self._predictor = predictor
+        self._rpc = rpc
+        self._health = health_servicer
+
+    @classmethod
+    async def start(cls, config: ServerConfig) -> Server:
+        """Open the data directory, take up its jobs, and listen.
+
+        Raises:
+            InputError: an option is wrong, or the address cannot be listened on.
+            BackendError: another server uses the data directory.
+        """
+        config.check()
+        store = await in_thread(Store, config.data_dir)
+        jobs = Jobs(store, config)
+        uploads = Uploads(store, jobs)
+        predictor = Predictor(store, config)
+        rpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=server_options())
+        hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor), rpc)
+        health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, rpc)
+        try:
+            port = rpc.add_insecure_port(f"{config.host}:{config.port}")
+        except RuntimeError as error:
+            store.close()
+            raise InputError(
+                f"cannot listen on {config.host}:{config.port}", hint="Choose a free port, or 0 for any."
+            ) from error
+        await jobs.load()
+        await rpc.start()
+        for service in ("", SERVICE):
+            await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        event("server started", host=config.host, port=port, insecure=config.allow_insecure)
+        return cls(port, store, jobs, predictor, rpc, health_servicer)
+
+    async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:
+        """Take no more calls, let running ones end within the grace, kill the workers, close the store."""
+        await self._health.enter_graceful_shutdown()
+        closing = asyncio.ensure_future(self._rpc.stop(grace_s))
+        await self._jobs.close()
+        await self._predictor.close()
+        await closing
+        await in_thread(self._store.close)
+        event("server stopped", port=self.port)
+
+
+async def serve(config: ServerConfig, on_listening: Callable[[int], None] | None = None) -> None:
+    """Run a server until SIGTERM or SIGINT."""
+    server = await Server.start(config)
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    try:
+        if on_listening is not None:
+            on_listening(server.port)
+        await ended.wait()
+    finally:
+        await server.stop()

@@ -1,0 +1,104 @@
+"""Turns exceptions into gRPC statuses, and logs every call. The only place of the server that knows both sides."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import grpc
+
+from hetal.errors import HetalError
+from hetal.server.log import event
+
+CODE_KEY: Final = "hetal-code"
+HINT_KEY: Final = "hetal-hint-bin"
+INTERNAL_TEXT: Final = "internal error; the server's log has the details"
+
+
+# Generic in its stubs alone.
+if TYPE_CHECKING:
+    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    _Interceptor = grpc.aio.ServerInterceptor
+
+
+class ErrorInterceptor(_Interceptor):
+    """A :class:`HetalError` travels with its status, code and hint; anything else as INTERNAL with a public text."""
+
+    async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        if handler.response_streaming:
+            method = handler.stream_stream if handler.request_streaming else handler.unary_stream
+            make = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            wrapped: Any = (
+                _generator(method, details.method)
+                if inspect.isasyncgenfunction(method)
+                else _coroutine(method, details.method)
+            )
+        else:
+            method = handler.stream_unary if handler.request_streaming else handler.unary_unary
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            wrapped = _coroutine(method, details.method)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+
+def _coroutine(method: Any, name: str) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        began = time.monotonic()
+        try:
+            response = await method(request, context)
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            await _abort(context, name, began, error)
+        _log(name, began, "OK")
+        return response
+
+    return call
+
+
+def _generator(method: Any, name: str) -> Any:
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        began = time.monotonic()
+        try:
+            async with aclosing(method(request, context)) as responses:
+                async for response in responses:
+                    yield response
+        except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+            raise
+        except Exception as error:
+            await _abort(context, name, began, error)
+        _log(name, began, "OK")
+
+    return call
+
+
+async def _abort(context: Any, name: str, began: float, error: Exception) -> NoReturn:
+    if isinstance(error, HetalError):
+        known, text = error, error.message
+        _log(name, began, error.code)
+    else:
+        known, text = HetalError(INTERNAL_TEXT), INTERNAL_TEXT
+        event("rpc crashed", level=logging.ERROR, error=error, rpc=name)
+    metadata = ((CODE_KEY, known.code), (HINT_KEY, known.hint.encode()))
+    await context.abort(grpc.StatusCode[known.status], text, trailing_metadata=metadata)
+    raise known
+
+
+def _log(name: str, began: float, code: str) -> None:
+    event("rpc", rpc=name.rpartition("/")[2], code=code, seconds=round(time.monotonic() - began, 3))

@@ -1,0 +1,341 @@
+"""The jobs of a server: carries out the effects of their state machines, and shares out the worker slots."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from hetal import limits
+from hetal._pb import hetal_pb2 as pb
+from hetal.errors import ConnectionFailedError, HetalError, InputError, JobNotFoundError, QuotaError, VersionError
+from hetal.protocol.job import PROTOCOL_VERSION
+from hetal.protocol.messages import (
+    Attach,
+    Cancel,
+    ClientGone,
+    CloseClient,
+    Detach,
+    Emit,
+    Enqueue,
+    Event,
+    KeepModel,
+    Persist,
+    Queued,
+    ServerEffect,
+    ServerMessage,
+    ServerRestarted,
+    SlotGranted,
+    StartClientTimer,
+    StartWorker,
+    State,
+    StopClientTimer,
+    StopWorker,
+    WorkerContinue,
+    WorkerProgress,
+)
+from hetal.protocol.server_machine import ServerJob, Snapshot
+from hetal.protocol.wire import CheckedManifest, manifest_from_proto
+from hetal.server.config import ServerConfig
+from hetal.server.log import event
+from hetal.server.store.files import tree_bytes
+from hetal.server.store.metadata import JobRow
+from hetal.server.store.store import Store
+from hetal.server.threads import in_thread
+from hetal.server.training import Training
+
+EVENTS_WAITING_MAX = 1_000
+
+Events = asyncio.Queue[Event | HetalError | None]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job in memory. ``lock`` orders the messages to its machine; ``slot`` says whether it may have a worker."""
+
+    id: str
+    manifest: pb.Manifest
+    checked: CheckedManifest
+    created_unix_s: float
+    machine: ServerJob
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    clients: dict[str, Events] = field(default_factory=dict)
+    training: Training | None = None
+    slot: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+class Jobs:
+    """Everything a server knows of its jobs."""
+
+    def __init__(self, store: Store, config: ServerConfig) -> None:
+        self._store = store
+        self._config = config
+        self._jobs: dict[str, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._slots_free = config.jobs_running
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+
+    # -- life of the server -------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Take up every stored job where it was."""
+        for row in await in_thread(self._store.metadata.jobs):
+            committed = await in_thread(self._store.metadata.blobs, row.id)
+            try:
+                job = self._make(row, frozenset(committed))
+            except HetalError as error:
+                event("job unreadable", level=logging.ERROR, job=row.id, code=error.code)
+                continue
+            self._jobs[job.id] = job
+        for job in list(self._jobs.values()):
+            await self.dispatch(job, ServerRestarted())
+
+    async def close(self) -> None:
+        """End streams and workers; jobs go on at the next start."""
+        self._closing = True
+        for job in self._jobs.values():
+            self._cancel_timer(job)
+            for events in job.clients.values():
+                events.put_nowait(ConnectionFailedError("the server is shutting down"))
+        trainings = [job.training for job in self._jobs.values() if job.training is not None]
+        await asyncio.gather(*(training.stop() for training in trainings))
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=limits.SHUTDOWN_GRACE_S)
+
+    # -- calls --------------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        job = self._jobs.get(job_id)
+        if job is None:
+            raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
+        return job
+
+    def all(self) -> list[Job]:
+        return sorted(self._jobs.values(), key=lambda job: job.created_unix_s)
+
+    async def create(self, request: pb.CreateJobRequest) -> Job:
+        """Register a job, or find the one that the same key and manifest made."""
+        if request.protocol_version != PROTOCOL_VERSION:
+            raise VersionError(f"the client speaks protocol {request.protocol_version}, the server {PROTOCOL_VERSION}")
+        key = request.idempotency_key
+        if not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
+            raise InputError(f"an idempotency key has 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable characters")
+        manifest_from_proto(request.manifest, allow_insecure=self._config.allow_insecure)
+        if len(self._jobs) >= limits.JOBS_MAX:
+            raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
+        row = JobRow(
+            id=uuid.uuid4().hex,
+            idempotency_key=key,
+            manifest=request.manifest.SerializeToString(deterministic=True),
+            created_unix_s=time.time(),
+            snapshot=Snapshot().to_json(),
+        )
+        await in_thread(self._store.files.make_job, row.id)
+        stored = await in_thread(self._store.metadata.add_job, row)
+        if stored.id != row.id:
+            await in_thread(self._store.files.remove_job, row.id)
+            if stored.manifest != row.manifest:
+                raise InputError("the idempotency key was used with another manifest")
+            return self.get(stored.id)
+        job = self._make(row, frozenset())
+        self._jobs[job.id] = job
+        event("job created", job=job.id, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
+        return job
+
+    async def attach(self, job: Job) -> tuple[str, Events]:
+        """A client's token, and the queue of its events; an error or None in it ends the stream."""
+        client, events = uuid.uuid4().hex, Events()
+        job.clients[client] = events
+        try:
+            await self.dispatch(job, Attach(client))
+        except HetalError:
+            del job.clients[client]
+            raise
+        return client, events
+
+    async def detach(self, job: Job, client: str) -> None:
+        job.clients.pop(client, None)
+        await self.dispatch(job, Detach(client))
+
+    async def cancel(self, job: Job) -> None:
+        await self.dispatch(job, Cancel())
+
+    async def delete(self, job: Job) -> int:
+        """Remove a job with all its data. Bytes freed."""
+        async with job.lock:
+            if self._jobs.pop(job.id, None) is None:
+                raise JobNotFoundError(f"there is no job {job.id!r}")
+            self._cancel_timer(job)
+            for events in job.clients.values():
+                events.put_nowait(JobNotFoundError("the job was deleted"))
+            await self._release(job)
+            freed = await in_thread(self._store.delete_job, job.id)
+        event("job deleted", job=job.id, bytes=freed)
+        return freed
+
+    async def to_proto(self, job: Job, *, brief: bool = False) -> pb.Job:
+        """The job as the wire shows it; ``brief`` leaves the blob lists out, which may be long."""
+        snap = job.machine.snapshot
+        stored = await in_thread(self._bytes_stored, job.id)
+        message = pb.Job(
+            id=job.id,
+            state=f"JOB_STATE_{snap.state.value}",
+            manifest=job.manifest,
+            epoch=snap.epoch,
+            best_epoch=snap.best_epoch,
+            blobs=() if brief else job.checked.blobs,
+            created_unix_s=job.created_unix_s,
+            bytes_stored=stored,
+        )
+        if brief:
+            message.manifest.ClearField("blobs")
+        if snap.failure is not None:
+            failure = snap.failure
+            message.failure.CopyFrom(pb.Failure(code=failure.code, message=failure.message, hint=failure.hint))
+        return message
+
+    # -- the machine's effects ----------------------------------------------------------------------------------------
+
+    async def dispatch(self, job: Job, message: ServerMessage, source: Training | None = None) -> None:
+        """Give a message to the job's machine and carry out what it says. Messages of a replaced worker are dropped."""
+        async with job.lock:
+            if job.id not in self._jobs or (source is not None and job.training is not source):
+                return
+            before = job.machine.state
+            effects = job.machine.handle(message)
+            for effect in effects:
+                await self._carry_out(job, effect)
+            if job.machine.state is not before:
+                event("job state", job=job.id, state=job.machine.state.value, epoch=job.machine.snapshot.epoch)
+
+    async def _carry_out(self, job: Job, effect: ServerEffect) -> None:
+        match effect:
+            case Persist():
+                text = job.machine.snapshot.to_json()
+                await in_thread(self._store.metadata.save_snapshot, job.id, text)
+            case Enqueue():
+                self._waiting.append(job)
+                self._grant()
+            case StartWorker(restarts):
+                await self._start_worker(job, restarts)
+            case WorkerContinue(epoch):
+                if job.training is not None:
+                    await job.training.go_on(epoch)
+            case StopWorker():
+                self._spawn(self._release(job))
+            case Emit(client, emitted):
+                self._emit(job, client, emitted)
+            case CloseClient(client):
+                if client in job.clients:
+                    job.clients[client].put_nowait(None)
+            case KeepModel(epochs):
+                await in_thread(self._remove_models, job.id, epochs)
+            case StartClientTimer():
+                self._cancel_timer(job)
+                loop = asyncio.get_running_loop()
+                job.timer = loop.call_later(
+                    self._config.client_wait_s, lambda: self._spawn(self.dispatch(job, ClientGone()))
+                )
+            case StopClientTimer():
+                self._cancel_timer(job)
+
+    def _emit(self, job: Job, client: str, emitted: Event) -> None:
+        events = job.clients.get(client)
+        if events is None:
+            return
+        if isinstance(emitted, WorkerProgress) and events.qsize() > EVENTS_WAITING_MAX:
+            return
+        if isinstance(emitted, Queued):
+            ahead = self._waiting.index(job) if job in self._waiting else 0
+            emitted = Queued(ahead + (self._config.jobs_running - self._slots_free) - job.slot)
+        events.put_nowait(emitted)
+
+    async def _start_worker(self, job: Job, restarts: int) -> None:
+        if job.training is not None:
+            await job.training.stop()
+        training = Training(
+            job_id=job.id,
+            manifest=job.manifest,
+            answered_epoch=job.machine.answered_epoch,
+            delay_s=limits.WORKER_RESTART_BACKOFF_S[restarts - 1] if restarts else 0.0,
+            store=self._store,
+            config=self._config,
+        )
+        job.training = training
+        self._spawn(training.run(lambda message: self.dispatch(job, message, training)))
+
+    def _release(self, job: Job) -> Coroutine[Any, Any, None]:
+        """Leave the queue at once; the slot is free when the worker's memory is."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+        training, job.training = job.training, None
+        slot, job.slot = job.slot, False
+
+        async def finish() -> None:
+            if training is not None:
+                await training.stop()
+            if slot:
+                self._slots_free += 1
+                self._grant()
+
+        return finish()
+
+    def _grant(self) -> None:
+        while self._waiting and self._slots_free and not self._closing:
+            job = self._waiting.popleft()
+            job.slot = True
+            self._slots_free -= 1
+            self._spawn(self._granted(job))
+
+    async def _granted(self, job: Job) -> None:
+        # The job may have been cancelled meanwhile, which gave the slot to another.
+        if job.slot:
+            await self.dispatch(job, SlotGranted())
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+
+    def _make(self, row: JobRow, committed: frozenset[str]) -> Job:
+        manifest = pb.Manifest.FromString(row.manifest)
+        # A job that was admitted stays, even when the server is started without --allow-insecure later.
+        checked = manifest_from_proto(manifest, allow_insecure=True)
+        machine = ServerJob(
+            frozenset(checked.blobs), checked.job.epochs_max, committed, Snapshot.from_json(row.snapshot)
+        )
+        return Job(row.id, manifest, checked, row.created_unix_s, machine)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            event("task failed", level=logging.ERROR, error=error)
+
+    @staticmethod
+    def _cancel_timer(job: Job) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+
+    def _bytes_stored(self, job_id: str) -> int:
+        blobs = sum(row.size_bytes for row in self._store.metadata.blobs(job_id).values())
+        return blobs + tree_bytes(self._store.files.job(job_id))
+
+    def _remove_models(self, job_id: str, keep: tuple[int, ...]) -> None:
+        wanted = {f"model-{epoch:05d}" for epoch in keep}
+        for path in self._store.files.results(job_id).glob("model-*"):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+
+def is_terminal(job: Job) -> bool:
+    return job.machine.state in (State.FINISHED, State.FAILED, State.CANCELLED)

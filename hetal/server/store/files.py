@@ -1,0 +1,128 @@
+"""Bytes on disk: content-addressed objects, partial uploads, and the results of each job.
+
+objects/<2 hex>/<64 hex>     committed blobs, named by their SHA-256, shared between jobs
+jobs/<id>/partial/<hash>     unfinished uploads, named by the hash of the blob's name
+jobs/<id>/results/<name>     what the worker writes: checkpoint, logits, classifiers
+scratch/<name>               features to predict, and their logits; emptied at every start
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+READ_BYTES: Final = 1 << 20
+
+
+def fsync_dir(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` as a whole; it is on disk when this returns."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    fsync_dir(path.parent)
+
+
+def result_file(name: str) -> str:
+    """File name of a result blob such as ``logits/00001``."""
+    return name.replace("/", "-")
+
+
+def tree_bytes(path: Path) -> int:
+    """Size in bytes of all files below ``path``; files that vanish meanwhile count nothing."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+class Files:
+    """Paths and the few operations on them that must survive a crash."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.objects = root / "objects"
+        self.jobs = root / "jobs"
+        self.scratch = root / "scratch"
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder in (self.objects, self.jobs, self.scratch):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def object(self, sha256: bytes) -> Path:
+        digits = sha256.hex()
+        return self.objects / digits[:2] / digits
+
+    def object_hashes(self) -> Iterator[bytes]:
+        for path in self.objects.glob("??/*"):
+            yield bytes.fromhex(path.name)
+
+    def job(self, job_id: str) -> Path:
+        return self.jobs / job_id
+
+    def results(self, job_id: str) -> Path:
+        return self.job(job_id) / "results"
+
+    def result(self, job_id: str, name: str) -> Path:
+        return self.results(job_id) / result_file(name)
+
+    def partial(self, job_id: str, name: str) -> Path:
+        return self.job(job_id) / "partial" / hashlib.sha256(name.encode()).hexdigest()
+
+    def make_job(self, job_id: str) -> None:
+        for folder in (self.job(job_id) / "partial", self.results(job_id)):
+            folder.mkdir(parents=True, exist_ok=True)
+            fsync_dir(folder.parent)
+        fsync_dir(self.jobs)
+
+    def partial_bytes(self, job_id: str, name: str) -> int:
+        try:
+            return self.partial(job_id, name).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def promote(self, partial: Path, sha256: bytes) -> None:
+        """Make a complete, flushed upload an object."""
+        target = self.object(sha256)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            fsync_dir(self.objects)
+        os.replace(partial, target)
+        fsync_dir(target.parent)
+        fsync_dir(partial.parent)
+
+    def remove_object(self, sha256: bytes) -> int:
+        """Bytes freed."""
+        path = self.object(sha256)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def remove_job(self, job_id: str) -> int:
+        """Bytes freed."""
+        size = tree_bytes(self.job(job_id))
+        shutil.rmtree(self.job(job_id), ignore_errors=True)
+        return size
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free

@@ -1,0 +1,92 @@
+"""Metadata and files together. Blocking: the front calls it in a thread."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from pathlib import Path
+from typing import IO
+
+from hetal.errors import BackendError, BlobConflictError
+from hetal.server.store.files import Files
+from hetal.server.store.metadata import BlobRow, Metadata
+
+
+class Store:
+    """One data directory, owned by one server.
+
+    The lock makes "is this content still needed" and the change that follows one step, so that a deletion never takes
+    an object from under an upload that was just told it need not send it.
+    """
+
+    def __init__(self, root: Path) -> None:
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock_file = _own(root)
+        self._lock = threading.RLock()
+        self.files = Files(root)
+        self.metadata = Metadata(root / "hetal.sqlite3")
+        self._sweep()
+
+    def close(self) -> None:
+        self.metadata.close()
+        self._lock_file.close()
+
+    def link(self, job_id: str, name: str, row: BlobRow) -> bool:
+        """Commit a blob whose content the store has already; False where it has not."""
+        with self._lock:
+            path = self.files.object(row.sha256)
+            if not path.exists() or path.stat().st_size != row.size_bytes:
+                return False
+            self.metadata.add_blob(job_id, name, row)
+            self.files.partial(job_id, name).unlink(missing_ok=True)
+            return True
+
+    def commit(self, job_id: str, name: str, row: BlobRow) -> None:
+        """Commit a complete partial upload, flushed and with the right hash."""
+        with self._lock:
+            present = self.metadata.blob(job_id, name)
+            if present is not None:
+                if present.sha256 != row.sha256:
+                    raise BlobConflictError(f"blob {name} is committed with other content")
+                return
+            self.files.promote(self.files.partial(job_id, name), row.sha256)
+            self.metadata.add_blob(job_id, name, row)
+
+    def discard_partial(self, job_id: str, name: str) -> None:
+        self.files.partial(job_id, name).unlink(missing_ok=True)
+        self.metadata.drop_partial(job_id, name)
+
+    def delete_job(self, job_id: str) -> int:
+        """Remove a job and every object that no other job refers to. Bytes freed."""
+        with self._lock:
+            hashes = {row.sha256 for row in self.metadata.blobs(job_id).values()}
+            self.metadata.delete_job(job_id)
+            freed = sum(self.files.remove_object(h) for h in hashes if not self.metadata.referenced(h))
+            return freed + self.files.remove_job(job_id)
+
+    def _sweep(self) -> None:
+        """Finish deletions that a crash cut short."""
+        known = self.metadata.hashes()
+        for sha256 in list(self.files.object_hashes()):
+            if sha256 not in known:
+                self.files.remove_object(sha256)
+        jobs = {row.id for row in self.metadata.jobs()}
+        for folder in list(self.files.jobs.iterdir()):
+            if folder.name not in jobs:
+                self.files.remove_job(folder.name)
+
+
+def _own(root: Path) -> IO[str]:
+    lock = open(root / "lock", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise BackendError(
+            f"data directory {root} is in use by another server",
+            hint="Stop the other server, or choose another --data-dir.",
+        ) from error
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

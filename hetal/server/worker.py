@@ -1,0 +1,224 @@
+"""The worker process: owns the evaluator and the keys of one job, and dies with the front.
+
+Commands come as JSON lines on standard input, events go as JSON lines to standard output, ciphertexts go through files.
+Run as ``python -m hetal.server.worker``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import ctypes
+import gc
+import hashlib
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from hetal import limits
+from hetal._pb import hetal_pb2 as pb
+from hetal.errors import BackendError, HetalError, IntegrityError, MissingBlobError
+from hetal.protocol.job import KEYS_MULT
+from hetal.protocol.wire import CheckedManifest, manifest_from_proto
+from hetal.server.log import configure, event
+from hetal.server.store.files import result_file, write_atomically
+
+if TYPE_CHECKING:
+    from hetal.server.trainer import Trainer
+
+PR_SET_PDEATHSIG: Final = 1
+CHECKPOINT: Final = "checkpoint"
+ROTATION_PREFIX: Final = "keys/rotation/"
+CRASH_TEXT: Final = "the computation failed; the server's log has the details"
+
+Record = dict[str, Any]
+ReadBlob = Callable[[str], bytes]
+
+
+class Worker:
+    """Serves the commands of one front."""
+
+    def __init__(self, commands: Iterator[Record], out: TextIO, threads: int) -> None:
+        self._commands = commands
+        self._out = out
+        self._threads = threads
+
+    def serve(self) -> None:
+        """Work until the front closes the pipe. The first error ends the worker."""
+        try:
+            for command in self._commands:
+                match command["command"]:
+                    case "train":
+                        self._train(command)
+                    case "load":
+                        self._predict(command)
+        except HetalError as error:
+            self._emit("failed", code=error.code, message=error.message, hint=error.hint)
+        except MemoryError:
+            hint = "Raise --worker-memory-gib, or choose a smaller preset."
+            self._emit("failed", code=BackendError.code, message="the worker ran out of memory", hint=hint)
+        except Exception as error:
+            event("worker crashed", level=logging.ERROR, error=error)
+            known = HetalError(CRASH_TEXT)
+            self._emit("failed", code=known.code, message=known.message, hint=known.hint)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def _train(self, command: Record) -> None:
+        trainer, checked = self._trainer(command)
+        job = checked.job
+        results = Path(command["results"])
+        answered = int(command["answered_epoch"])
+        if (results / CHECKPOINT).exists():
+            trainer.restore((results / CHECKPOINT).read_bytes())
+        else:
+            trainer.initialise()
+        if not answered <= trainer.epoch <= answered + 1:
+            raise IntegrityError(f"the checkpoint is of epoch {trainer.epoch}, and epoch {answered} is answered")
+
+        iterations_max = job.batches * job.epochs_max
+        seconds, saved_s = 0.0, time.monotonic()
+        while True:
+            if trainer.epoch > answered:
+                self._report_epoch(results, trainer.epoch)
+                answered = self._answer(trainer.epoch)
+                continue
+            self._progress("training", trainer, iterations_max, seconds)
+            began = time.monotonic()
+            trainer.run_iteration()
+            gc.collect()
+            seconds = time.monotonic() - began
+            if trainer.epoch > answered:
+                self._progress("validating", trainer, iterations_max, seconds)
+                write_atomically(results / result_file(f"logits/{trainer.epoch:05d}"), trainer.validation_logits())
+                write_atomically(results / result_file(f"model/{trainer.epoch:05d}"), trainer.model())
+            # The results of an epoch are on disk before the checkpoint that says it is over.
+            if trainer.epoch > answered or time.monotonic() - saved_s > limits.CHECKPOINT_INTERVAL_S:
+                write_atomically(results / CHECKPOINT, trainer.checkpoint())
+                saved_s = time.monotonic()
+
+    def _report_epoch(self, results: Path, epoch: int) -> None:
+        self._emit(
+            "epoch",
+            epoch=epoch,
+            logits=_facts(results / result_file(f"logits/{epoch:05d}")),
+            model=_facts(results / result_file(f"model/{epoch:05d}")),
+        )
+
+    def _answer(self, epoch: int) -> int:
+        for command in self._commands:
+            if command["command"] == "continue" and command["epoch"] == epoch:
+                return epoch
+        raise SystemExit(0)
+
+    def _progress(self, phase: str, trainer: Trainer, iterations_max: int, seconds: float) -> None:
+        self._emit(
+            "progress",
+            phase=phase,
+            epoch=trainer.iterations_done // trainer.job.batches + (phase == "training"),
+            iteration=trainer.iterations_done,
+            iterations_max=iterations_max,
+            seconds_per_iteration=seconds,
+        )
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    def _predict(self, command: Record) -> None:
+        trainer, _ = self._trainer(command)
+        model = Path(command["model"]).read_bytes()
+        self._emit("ready")
+        for request in self._commands:
+            features, out = Path(request["features"]), Path(request["out"])
+            try:
+                write_atomically(out, trainer.predict(features.read_bytes(), int(request["samples"]), model))
+            except HetalError as error:
+                self._emit("failed", code=error.code, message=error.message, hint=error.hint)
+                continue
+            gc.collect()
+            self._emit("predicted", **_facts(out))
+
+    # -- set-up -------------------------------------------------------------------------------------------------------
+
+    def _trainer(self, command: Record) -> tuple[Trainer, CheckedManifest]:
+        # The front starts its health check and its uploads without OpenFHE; only workers load it, inside their limits.
+        from hetal.kernels.backends.openfhe import OpenFheEvaluator
+        from hetal.server.trainer import Trainer
+
+        manifest = pb.Manifest.FromString(base64.b64decode(command["manifest"]))
+        checked = manifest_from_proto(manifest, allow_insecure=True)
+        blobs: dict[str, str] = command["blobs"]
+
+        def read_blob(name: str) -> bytes:
+            if name not in blobs:
+                raise MissingBlobError(f"the job has no blob {name}")
+            return Path(blobs[name]).read_bytes()
+
+        evaluator = OpenFheEvaluator(checked.job.parameters, checked.key_tag, self._threads)
+        trainer = Trainer(evaluator, evaluator, checked.job, read_blob)
+        self._load_keys(evaluator, trainer, checked, read_blob, sorted(blobs))
+        return trainer, checked
+
+    def _load_keys(
+        self, evaluator: Any, trainer: Trainer, checked: CheckedManifest, read_blob: ReadBlob, names: list[str]
+    ) -> None:
+        from hetal.ckks.framing import Kind, unframe
+
+        digest = checked.job.parameters.digest
+        rotations = [name for name in names if name.startswith(ROTATION_PREFIX)]
+        for done, name in enumerate([KEYS_MULT, *rotations]):
+            kind = Kind.MULT_KEY if name == KEYS_MULT else Kind.ROTATION_KEYS
+            self._emit(
+                "progress",
+                phase="loading keys",
+                epoch=0,
+                iteration=done,
+                iterations_max=len(rotations) + 1,
+                seconds_per_iteration=0.0,
+            )
+            evaluator.load_key(kind, bytes(unframe(read_blob(name), kind, digest)))
+        evaluator.finish_keys(trainer.plan.rotations)
+        gc.collect()
+
+    def _emit(self, name: str, **fields: Any) -> None:
+        self._out.write(json.dumps({"event": name, **fields}) + "\n")
+        self._out.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="hetal.server.worker")
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--memory-bytes", type=int)
+    arguments = parser.parse_args()
+    _die_with(arguments.parent)
+    if arguments.memory_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    configure(as_json=False)
+    # Libraries that write to standard output must not write into the protocol.
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    Worker(map(json.loads, sys.stdin), out, arguments.threads).serve()
+    return 0
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def _facts(path: Path) -> Record:
+    data = path.read_bytes()
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
