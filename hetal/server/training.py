@@ -74,6 +74,9 @@ class Training:
         except OSError as error:
             detail = f"it could not be started: {error.strerror}"
         finally:
+            # Also when a report failed: a worker without a supervisor must not live.
+            if self._process is not None:
+                await self._process.stop()
             self._ended.set()
         if not self._stopped.is_set():
             detail = detail or _exit_text(status)
