@@ -28,34 +28,66 @@ def build_context(params: Parameters, *, complex_data: bool = False) -> Any:
         ParameterError: OpenFHE made another chain than the spec says.
     """
     spec = params.spec
-    p = openfhe.CCParamsCKKSRNS()
-    p.SetRingDim(params.ring_dimension)
-    p.SetMultiplicativeDepth(spec.levels)
-    p.SetScalingModSize(spec.scale_bits)
-    p.SetFirstModSize(spec.first_modulus_bits)
-    p.SetNumLargeDigits(spec.digits)
-    p.SetScalingTechnique(openfhe.ScalingTechnique.FLEXIBLEAUTO)
-    p.SetKeySwitchTechnique(openfhe.KeySwitchTechnique.HYBRID)
+    p = _settings(params, spec.levels, spec.digits)
     levels = openfhe.SecurityLevel
     p.SetSecurityLevel(levels.HEStd_128_classic if params.secure else levels.HEStd_NotSet)
-    secrets = openfhe.SecretKeyDist
-    sparse = spec.secret == "sparse_encapsulated"
-    p.SetSecretKeyDist(secrets.SPARSE_ENCAPSULATED if sparse else secrets.UNIFORM_TERNARY)
     if complex_data:
         p.SetCKKSDataType(openfhe.CKKSDataType.COMPLEX)
     try:
         context = openfhe.GenCryptoContext(p)
     except RuntimeError as error:
         raise ParameterError(f"OpenFHE refuses parameter set {params.name!r}: {error}") from error
-    for feature in ("PKE", "KEYSWITCH", "LEVELEDSHE", "ADVANCEDSHE", "FHE"):
-        context.Enable(getattr(openfhe, feature))
+    _enable(context)
     if context.GetRingDimension() != params.ring_dimension or context.GetMultiplicativeDepth() != spec.levels:
         raise ParameterError(f"OpenFHE chose another ring or depth than parameter set {params.name!r} says")
     if not complex_data:
-        context.EvalBootstrapSetup(
-            list(spec.level_budget), list(spec.giant_steps), params.slots, spec.correction_factor, False, True
-        )
+        set_up_bootstrap(context, params)
     return context
+
+
+def set_up_bootstrap(context: Any, params: Parameters, giant_steps: tuple[int, int] | None = None) -> None:
+    """StC-first bootstrap of all slots, without its precomputation. ``giant_steps`` overrides the spec's."""
+    spec = params.spec
+    context.ClearBootstrapPrecom()
+    context.EvalBootstrapSetup(
+        list(spec.level_budget), list(giant_steps or spec.giant_steps), params.slots, spec.correction_factor, False, True
+    )
+
+
+@lru_cache(maxsize=16)
+def bootstrap_indices(params: Parameters, giant_steps: tuple[int, int]) -> tuple[int, ...]:
+    """Automorphisms for which a bootstrap needs keys, learnt from throw-away keys under a chain of three primes."""
+    p = _settings(params, levels=2, digits=1)
+    p.SetSecurityLevel(openfhe.SecurityLevel.HEStd_NotSet)
+    context = openfhe.GenCryptoContext(p)
+    _enable(context)
+    set_up_bootstrap(context, params, giant_steps)
+    secret = context.KeyGen().secretKey
+    context.EvalBootstrapKeyGen(secret, params.slots)
+    indices = tuple(sorted(context.GetExistingEvalAutomorphismKeyIndices(secret.GetKeyTag())))
+    openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+    return indices
+
+
+def _enable(context: Any) -> None:
+    for feature in ("PKE", "KEYSWITCH", "LEVELEDSHE", "ADVANCEDSHE", "FHE"):
+        context.Enable(getattr(openfhe, feature))
+
+
+def _settings(params: Parameters, levels: int, digits: int) -> Any:
+    spec = params.spec
+    p = openfhe.CCParamsCKKSRNS()
+    p.SetRingDim(params.ring_dimension)
+    p.SetMultiplicativeDepth(levels)
+    p.SetScalingModSize(spec.scale_bits)
+    p.SetFirstModSize(spec.first_modulus_bits)
+    p.SetNumLargeDigits(digits)
+    p.SetScalingTechnique(openfhe.ScalingTechnique.FLEXIBLEAUTO)
+    p.SetKeySwitchTechnique(openfhe.KeySwitchTechnique.HYBRID)
+    secrets = openfhe.SecretKeyDist
+    sparse = spec.secret == "sparse_encapsulated"
+    p.SetSecretKeyDist(secrets.SPARSE_ENCAPSULATED if sparse else secrets.UNIFORM_TERNARY)
+    return p
 
 
 def conjugation_index(params: Parameters) -> int:

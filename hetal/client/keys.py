@@ -1,0 +1,249 @@
+"""The only home of secret keys.
+
+A :class:`KeySet` lives in the client's process. It shows its secret in no repr, pickle, copy or log, and writes it to disk only
+when :meth:`KeySet.save` is called. OpenFHE holds evaluation keys in tables of the process, so they are generated,
+serialised and cleared a few at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final, NoReturn
+
+import numpy as np
+import openfhe
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from numpy.typing import NDArray
+
+from hetal import limits
+from hetal.ckks.framing import Kind, frame, join, split
+from hetal.ckks.objects import validate_ciphertext
+from hetal.ckks.openfhe import (
+    bootstrap_indices,
+    build_context,
+    conjugation_index,
+    expected_objects,
+    rotation_index,
+    set_up_bootstrap,
+)
+from hetal.ckks.parameters import Parameters
+from hetal.errors import CiphertextFormatError, DivergedError, HetalError, KeyFileError, ParameterHashError
+from hetal.protocol.job import rotation_keys_blob
+
+FILE_MAGIC: Final = b"HETALKEY1"
+SALT_BYTES: Final = 16
+NONCE_BYTES: Final = 12
+SCRYPT_N: Final = 1 << 15
+ENCAPSULATION_STEPS: Final = (1, 1)
+# OpenFHE's tables of evaluation keys are global; two key sets of one process take turns.
+_TABLES: Final = Lock()
+
+
+class KeySet:
+    """One key pair under one parameter set. Make it with :meth:`generate` or :meth:`load`."""
+
+    def __init__(self, params: Parameters, public: Any, secret: Any) -> None:
+        self.params = params
+        self._context = build_context(params)
+        self._public = public
+        self._secret = secret
+        self.key_tag: str = secret.GetKeyTag()
+        self._expected = expected_objects(params, self.key_tag)
+
+    @classmethod
+    def generate(cls, params: Parameters) -> KeySet:
+        """A fresh key pair."""
+        with _TABLES:
+            expected_objects(params, "")
+            pair = build_context(params).KeyGen()
+        return cls(params, pair.publicKey, pair.secretKey)
+
+    def __repr__(self) -> str:
+        return f"KeySet(preset={self.params.name!r}, key_tag={self.key_tag!r})"
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise TypeError("a KeySet holds a secret key and cannot be copied or pickled; use save() with a passphrase")
+
+    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = __getstate__ = _refuse  # type: ignore[assignment]
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def encrypt(self, vector: NDArray[np.float64], level: int) -> bytes:
+        """A fresh ciphertext at ``level`` (rescalings left), serialised."""
+        values = np.ascontiguousarray(vector, dtype=np.float64)
+        plain = self._context.MakeCKKSPackedPlaintext(values, 1, self.params.top_level - level)
+        return bytes(openfhe.Serialize(self._context.Encrypt(self._public, plain), openfhe.BINARY))
+
+    def decrypt(self, data: bytes) -> NDArray[np.float64]:
+        """The real slots of a ciphertext that the server sent; its bytes are checked first.
+
+        Raises:
+            IntegrityError: the bytes are no ciphertext of this key.
+            DivergedError: the message is too large for the modulus, so that nothing sensible decrypts.
+        """
+        validate_ciphertext(data, self._expected)
+        try:
+            plain = self._context.Decrypt(
+                openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY), self._secret
+            )
+            plain.SetLength(self.params.slots)
+            return np.array(plain.GetRealPackedValue())
+        except RuntimeError as error:
+            raise DivergedError("a ciphertext of the server decrypts to noise: its message outgrew the modulus") from error
+
+    # -- evaluation keys ----------------------------------------------------------------------------------------------
+
+    def mult_key_blob(self) -> bytes:
+        """The framed relinearisation key."""
+        with _TABLES:
+            self._context.EvalMultKeyGen(self._secret)
+            try:
+                payload = bytes(openfhe.SerializeEvalMultKeyString(openfhe.BINARY, self.key_tag))
+            finally:
+                openfhe.ClearEvalMultKeys()
+        return frame(Kind.MULT_KEY, self.params.digest, payload)
+
+    def rotation_indices(self, steps: Sequence[int]) -> list[int]:
+        """Automorphisms that need a key: the bootstrap's, the conjugation, and the rotations by ``steps``."""
+        wanted = set(self._bootstrap_indices()) | {rotation_index(self.params, s) for s in steps}
+        wanted.add(conjugation_index(self.params))
+        return sorted(wanted)
+
+    def rotation_key_blob_names(self, steps: Sequence[int]) -> list[str]:
+        """Names that :meth:`rotation_key_blobs` will yield, without generating a key."""
+        ordinary = len(set(self.rotation_indices(steps)) - set(self._encapsulation_indices()))
+        groups = -(-ordinary // limits.ROTATION_KEYS_PER_BLOB) + 1
+        return [rotation_keys_blob(i) for i in range(groups)]
+
+    def rotation_key_blobs(self, steps: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+        """Framed rotation keys, a few per blob; each group is generated when it is asked for and freed after.
+
+        The first blob holds the keys of the sparse-secret encapsulation.
+        """
+        special = set(self._encapsulation_indices())
+        ordinary = [i for i in self.rotation_indices(steps) if i not in special]
+        size = limits.ROTATION_KEYS_PER_BLOB
+        yield rotation_keys_blob(0), self._encapsulation_blob()
+        for number, start in enumerate(range(0, len(ordinary), size), start=1):
+            yield rotation_keys_blob(number), self._ordinary_blob(ordinary[start : start + size])
+
+    def _ordinary_blob(self, indices: list[int]) -> bytes:
+        with _TABLES:
+            try:
+                self._context.EvalAutomorphismKeyGen(self._secret, indices)
+                return self._serialised_table()
+            finally:
+                openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+
+    def _encapsulation_blob(self) -> bytes:
+        # OpenFHE makes these keys only along with a bootstrap's rotations; without baby steps those are fewest.
+        with _TABLES:
+            try:
+                set_up_bootstrap(self._context, self.params, ENCAPSULATION_STEPS)
+                self._context.EvalBootstrapKeyGen(self._secret, self.params.slots)
+                # Every serialised object carries the set-up in its header, so the job's own must be in place again.
+                set_up_bootstrap(self._context, self.params)
+                return self._serialised_table()
+            finally:
+                openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+
+    def _bootstrap_indices(self) -> tuple[int, ...]:
+        with _TABLES:
+            return bootstrap_indices(self.params, self.params.spec.giant_steps)
+
+    def _encapsulation_indices(self) -> tuple[int, ...]:
+        with _TABLES:
+            return bootstrap_indices(self.params, ENCAPSULATION_STEPS)
+
+    def _serialised_table(self) -> bytes:
+        payload = bytes(openfhe.SerializeEvalAutomorphismKeyString(openfhe.BINARY, self.key_tag))
+        return frame(Kind.ROTATION_KEYS, self.params.digest, payload)
+
+    # -- file ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: Path, passphrase: str | None = None) -> None:
+        """Write the key pair to a file of mode 0600, encrypted (scrypt, AES-256-GCM) where a passphrase is given."""
+        head = {
+            "preset": self.params.name,
+            "digest": self.params.digest.hex(),
+            "key_tag": self.key_tag,
+            "encrypted": passphrase is not None,
+        }
+        body = join(
+            [
+                bytes(openfhe.Serialize(self._public, openfhe.BINARY)),
+                bytes(openfhe.Serialize(self._secret, openfhe.BINARY)),
+            ]
+        )
+        head_bytes = json.dumps(head).encode()
+        if passphrase is not None:
+            salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
+            body = salt + nonce + AESGCM(_derive(passphrase, salt)).encrypt(nonce, body, head_bytes)
+        _write_private(Path(path), join([FILE_MAGIC, head_bytes, body]))
+
+    @classmethod
+    def load(cls, path: Path, params: Parameters, passphrase: str | None = None) -> KeySet:
+        """Read a file that :meth:`save` wrote.
+
+        Raises:
+            KeyFileError: unreadable, wrong passphrase, or none given where one is needed.
+            ParameterHashError: the file belongs to other parameters.
+        """
+        try:
+            magic, head_bytes, body = split(Path(path).read_bytes())
+            head = json.loads(head_bytes)
+        except (OSError, ValueError, HetalError) as error:
+            raise KeyFileError(f"{path} is no readable key file: {error}") from error
+        if magic != FILE_MAGIC:
+            raise KeyFileError(f"{path} is no key file of this release")
+        if head.get("digest") != params.digest.hex():
+            raise ParameterHashError(f"{path} holds a key for parameter set {head.get('preset')!r}, not {params.name!r}")
+        if head.get("encrypted"):
+            if passphrase is None:
+                raise KeyFileError(f"{path} is encrypted and no passphrase was given")
+            salt, nonce = body[:SALT_BYTES], body[SALT_BYTES : SALT_BYTES + NONCE_BYTES]
+            try:
+                body = AESGCM(_derive(passphrase, salt)).decrypt(nonce, body[SALT_BYTES + NONCE_BYTES :], head_bytes)
+            except (InvalidTag, ValueError) as error:
+                raise KeyFileError(f"{path} does not open: wrong passphrase or damaged file") from error
+        try:
+            # Builds the context first, so that the keys attach to it.
+            build_context(params)
+            public, secret = split(body)
+            keys = cls(
+                params,
+                openfhe.DeserializePublicKeyString(public, openfhe.BINARY),
+                openfhe.DeserializePrivateKeyString(secret, openfhe.BINARY),
+            )
+        except (RuntimeError, HetalError) as error:
+            raise KeyFileError(f"{path} is damaged: {error}") from error
+        if keys.key_tag != head.get("key_tag"):
+            raise CiphertextFormatError(f"{path} holds another key than its head says")
+        return keys
+
+
+def _derive(passphrase: str, salt: bytes) -> bytes:
+    return Scrypt(salt=salt, length=32, n=SCRYPT_N, r=8, p=1).derive(passphrase.encode())
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Atomic, and never readable by others: the temporary file is made with mode 0600."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        os.fchmod(handle, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
