@@ -19,7 +19,6 @@ from hetal.errors import CiphertextFormatError, KeyTagError, ResidueError, Trunc
 
 NEW: Final = 0x80000000
 SAME_TYPE: Final = 0x40000000
-TAG_HEAD: Final = struct.pack("<Q", 32)
 EVALUATION: Final = 0
 CKKS_PACKED: Final = 4
 KEY_CLASS: Final = b"lbcrypto::EvalKeyRelinImpl<lbcrypto::DCRTPoly>"
@@ -64,14 +63,17 @@ class Expected:
         return replace(self, key_tag=key_tag)
 
     @staticmethod
-    def from_references(ciphertext: bytes, mult_key: bytes, rotation_keys: bytes, scales: Sequence[float]) -> Expected:
+    def from_references(
+        ciphertext: bytes, mult_key: bytes, rotation_keys: bytes, key_tag: str, scales: Sequence[float]
+    ) -> Expected:
         """Learn from a full-level ciphertext, a relinearisation key and a map of two rotation keys of our own making."""
+        tag = struct.pack("<Q", len(key_tag)) + key_tag.encode()
         reader = _Reader(ciphertext)
         reader.learn = True
-        head = reader.until(TAG_HEAD)
+        head = reader.until(tag)
         reader.string()
         parts = reader.polys(None)
-        plain = Dialect(head, tuple(reader.limbs.items()), tuple(reader.chains.items()))
+        plain = reader.dialect(head)
         ring_dimension = reader.ring_dimension
 
         def key(data: bytes, count: int) -> tuple[Dialect, list[Chain]]:
@@ -80,17 +82,11 @@ class Expected:
             reader.take(1 + 8)
             reader.string()
             reader.take(8 if count == 1 else 4 + 8 + 4)
-            head = reader.until(TAG_HEAD)
+            head = reader.until(tag)
             reader.string()
             shape = reader.polys(None)
             reader.polys(None)
-            known = Dialect(head, tuple(reader.limbs.items()), tuple(reader.chains.items()))
-            defined = {pointer for pointer in reader.defined}
-            known = replace(
-                known,
-                limbs=tuple((i, q) for i, q in known.limbs if i not in defined),
-                chains=tuple((i, c) for i, c in known.chains if i not in defined),
-            )
+            known = reader.dialect(head)
             if count > 1:
                 reader.take(4 + 4 + 4 + 4)
                 known = replace(known, context_pointer=reader.u32())
@@ -100,12 +96,6 @@ class Expected:
         rotation, _ = key(rotation_keys, 2)
         moduli = parts[0]
         chain = shape[0]
-        defined = reader.defined
-        plain = replace(
-            plain,
-            limbs=tuple((i, q) for i, q in plain.limbs if i not in defined),
-            chains=tuple((i, c) for i, c in plain.chains if i not in defined),
-        )
         return Expected(
             ring_dimension, moduli, chain[len(moduli) :], len(shape), tuple(scales), plain, mult, rotation
         )
@@ -208,7 +198,6 @@ class _Reader:
         self.limbs: dict[int, int] = dict(dialect.limbs) if dialect else {}
         self.chains: dict[int, Chain] = dict(dialect.chains) if dialect else {}
         self.defined: set[int] = set()
-        self.latest = max([0, *self.limbs, *self.chains])
 
     # -- fields -------------------------------------------------------------------------------------------------------
 
@@ -242,6 +231,14 @@ class _Reader:
     def until(self, marker: bytes) -> bytes:
         """Of a trusted specimen: the bytes before the next ``marker``."""
         return bytes(self.take(bytes(self.data).index(marker, self.at) - self.at))
+
+    def dialect(self, head: bytes) -> Dialect:
+        """What this specimen refers to without defining it: the pointers of its head."""
+        return Dialect(
+            head,
+            tuple((i, q) for i, q in self.limbs.items() if i not in self.defined),
+            tuple((i, c) for i, c in self.chains.items() if i not in self.defined),
+        )
 
     # -- checks -------------------------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ def _reference(params: Parameters) -> Expected:
     openfhe.ClearEvalMultKeys()
     openfhe.CryptoContext.ClearEvalAutomorphismKeys()
     scales = [float(context.GetScalingFactorReal(level)) for level in range(params.top_level + 1)]
-    reference = Expected.from_references(ciphertext, mult_key, rotation_keys, scales)
+    reference = Expected.from_references(ciphertext, mult_key, rotation_keys, tag, scales)
     _check_chain(params, reference)
     return reference
 
