@@ -33,7 +33,6 @@ from hetal.protocol.messages import (
     SlotGranted,
     StartClientTimer,
     StartWorker,
-    State,
     StopClientTimer,
     StopWorker,
     WorkerContinue,
@@ -335,7 +334,3 @@ class Jobs:
         for path in self._store.files.results(job_id).glob("model-*"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
-
-
-def is_terminal(job: Job) -> bool:
-    return job.machine.state in (State.FINISHED, State.FAILED, State.CANCELLED)

@@ -1,0 +1,119 @@
+"""The store: what it says it has survives a restart, and a deletion frees the bytes and no others'."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hetal.errors import BackendError, BlobConflictError
+from hetal.server.store.files import tree_bytes, write_atomically
+from hetal.server.store.metadata import BlobRow, JobRow
+from hetal.server.store.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "data")
+    yield store
+    store.close()
+
+
+def add_job(store: Store, job_id: str) -> None:
+    store.files.make_job(job_id)
+    store.metadata.add_job(JobRow(job_id, f"key of {job_id}", b"manifest", 1.5, "{}"))
+
+
+def put(store: Store, job_id: str, name: str, data: bytes) -> BlobRow:
+    row = BlobRow(hashlib.sha256(data).digest(), len(data))
+    store.metadata.set_partial(job_id, name, row.sha256)
+    store.files.partial(job_id, name).write_bytes(data)
+    store.commit(job_id, name, row)
+    return row
+
+
+def test_jobs_and_blobs_survive_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add_job(store, "j")
+    row = put(store, "j", "x", b"data")
+    store.metadata.save_snapshot("j", "snapshot")
+    store.close()
+    again = Store(tmp_path)
+    assert again.metadata.jobs() == [JobRow("j", "key of j", b"manifest", 1.5, "snapshot")]
+    assert again.metadata.blobs("j") == {"x": row}
+    assert again.files.object(row.sha256).read_bytes() == b"data"
+    again.close()
+
+
+def test_an_idempotency_key_names_one_job(store: Store) -> None:
+    add_job(store, "j")
+    found = store.metadata.add_job(JobRow("other", "key of j", b"other", 2.0, "{}"))
+    assert found.id == "j"
+    assert len(store.metadata.jobs()) == 1
+
+
+def test_commit_is_idempotent_and_conflicts_are_refused(store: Store) -> None:
+    add_job(store, "j")
+    row = put(store, "j", "x", b"data")
+    store.commit("j", "x", row)
+    with pytest.raises(BlobConflictError):
+        store.commit("j", "x", BlobRow(bytes(32), 4))
+    assert store.metadata.partial("j", "x") is None
+
+
+def test_known_content_is_linked_and_unknown_is_not(store: Store) -> None:
+    add_job(store, "j")
+    add_job(store, "k")
+    row = put(store, "j", "x", b"data")
+    assert store.link("k", "y", row)
+    assert store.metadata.blob("k", "y") == row
+    assert not store.link("k", "z", BlobRow(bytes(32), 4))
+    assert not store.link("k", "z", BlobRow(row.sha256, 5))
+
+
+def test_delete_frees_bytes_and_keeps_shared_objects(store: Store) -> None:
+    add_job(store, "j")
+    add_job(store, "k")
+    shared, own = put(store, "j", "x", b"shared" * 100), put(store, "j", "y", b"own" * 1000)
+    store.link("k", "x", shared)
+    write_atomically(store.files.result("j", "logits/00001"), b"r" * 70)
+    before = tree_bytes(store.files.root / "objects") + tree_bytes(store.files.jobs)
+    freed = store.delete_job("j")
+    after = tree_bytes(store.files.root / "objects") + tree_bytes(store.files.jobs)
+    assert freed == before - after == 3000 + 70
+    assert store.files.object(shared.sha256).exists() and not store.files.object(own.sha256).exists()
+    assert store.delete_job("k") == 600
+    assert tree_bytes(store.files.root / "objects") == 0
+
+
+def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add_job(store, "j")
+    kept = put(store, "j", "x", b"kept")
+    orphan, announced = hashlib.sha256(b"orphan").digest(), hashlib.sha256(b"announced").digest()
+    for sha256 in (orphan, announced):
+        store.files.object(sha256).parent.mkdir(exist_ok=True)
+        store.files.object(sha256).write_bytes(b"?")
+    store.metadata.set_partial("j", "y", announced)
+    (store.files.jobs / "ghost").mkdir()
+    (store.files.scratch / "left").write_bytes(b"?")
+    store.close()
+    again = Store(tmp_path)
+    assert set(again.files.object_hashes()) == {kept.sha256, announced}
+    assert [path.name for path in again.files.jobs.iterdir()] == ["j"]
+    assert not list(again.files.scratch.iterdir())
+    again.close()
+
+
+def test_one_server_per_directory(store: Store) -> None:
+    with pytest.raises(BackendError):
+        Store(store.files.root)
+
+
+def test_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "f", b"long content")
+    write_atomically(tmp_path / "f", b"short")
+    assert (tmp_path / "f").read_bytes() == b"short"
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
