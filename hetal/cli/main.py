@@ -1,0 +1,46 @@
+"""The ``hetal`` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from hetal._version import __version__
+from hetal.errors import HetalError
+
+EXIT_ERROR: Final = 2
+EXIT_INTERRUPTED: Final = 130
+COMMANDS: Final = ("serve",)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, without running anything."""
+    parser = argparse.ArgumentParser(
+        prog="hetal",
+        description="Have a classifier trained on data that its trainer cannot read.",
+        epilog="Exit status: 0 done, 2 wrong input or a failed job (the error's code is printed), 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"hetal {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in COMMANDS:
+        import_module(f"hetal.cli.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; errors of the catalogue become two lines on standard error."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args))
+    except HetalError as error:
+        print(f"error [{error.code}]: {error.message}\nhint: {error.hint}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

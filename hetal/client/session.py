@@ -1,0 +1,479 @@
+"""The asynchronous client: train on encrypted data, predict, look after jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hetal import limits
+from hetal._pb import hetal_pb2 as pb
+from hetal.ckks.presets import DEFAULT_PRESET, preset
+from hetal.client.dataset import Array, Labels, Prepared, prepare
+from hetal.client.encrypt import Encryptor
+from hetal.client.keys import KeySet
+from hetal.client.model import Model
+from hetal.client.transport import Transport
+from hetal.errors import DivergedError, HashMismatchError, HetalError, StateError, VersionError, from_code
+from hetal.kernels.clear import cross_entropy
+from hetal.kernels.plan import plan
+from hetal.protocol.client_machine import ClientJob
+from hetal.protocol.early_stopping import Decision, EarlyStopping
+from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec
+from hetal.protocol.messages import (
+    BlobRef,
+    ClientEffect,
+    ClientMessage,
+    Complete,
+    Connected,
+    Decided,
+    Disconnected,
+    Evaluate,
+    Fail,
+    Failed,
+    FailureInfo,
+    Finished,
+    Queued,
+    SendAttach,
+    SendContinue,
+    SendStop,
+    Validation,
+    WorkerProgress,
+)
+from hetal.protocol.wire import manifest_from_proto, manifest_to_proto
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One step of a long phase.
+
+    Attributes:
+        phase: keys and data | queued | loading keys | training | validating | epoch.
+        done, total: in the phase's own unit; total 0 where unknown.
+        remaining_s: estimate, 0 where unknown.
+        text: what there is to say.
+    """
+
+    phase: str
+    done: int
+    total: int
+    remaining_s: float = 0.0
+    text: str = ""
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass(slots=True)
+class History:
+    """Validation loss and accuracy after each epoch, from decrypted logits."""
+
+    losses: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+
+    @property
+    def epochs(self) -> int:
+        return len(self.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedJob:
+    """What a training gives.
+
+    Attributes:
+        seconds: wall time by phase.
+        bytes_sent, bytes_received: payload of blobs.
+        keys: still in memory, for encrypted predictions; never stored unless asked.
+    """
+
+    id: str
+    spec: JobSpec
+    model: Model
+    history: History
+    keys: KeySet
+    bytes_sent: int
+    bytes_received: int
+    seconds: dict[str, float]
+
+
+class Client:
+    """``async with Client("127.0.0.1:7464") as client: job = await client.train(...)``."""
+
+    def __init__(self, address: str) -> None:
+        self._transport = Transport(address)
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    # -- jobs ---------------------------------------------------------------------------------------------------------
+
+    async def info(self) -> Any:
+        """Versions, presets and limits of the server (``ServerInfo``)."""
+        return await self._transport.call("GetServerInfo", pb.GetServerInfoRequest())
+
+    async def jobs(self) -> list[Any]:
+        """All jobs that the server knows (``Job``)."""
+        return list((await self._transport.call("ListJobs", pb.ListJobsRequest())).jobs)
+
+    async def get(self, job_id: str) -> Any:
+        return await self._transport.call("GetJob", pb.GetJobRequest(job_id=job_id))
+
+    async def cancel(self, job_id: str) -> Any:
+        return await self._transport.call("CancelJob", pb.CancelJobRequest(job_id=job_id))
+
+    async def delete(self, job_id: str) -> int:
+        """Remove a job's keys, data and results from the server; returns the bytes freed."""
+        return int((await self._transport.call("DeleteJob", pb.DeleteJobRequest(job_id=job_id))).bytes_freed)
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    async def train(
+        self,
+        x: Any,
+        y: Any,
+        x_val: Any,
+        y_val: Any,
+        *,
+        preset_name: str = DEFAULT_PRESET,
+        epochs: int = 10,
+        batch_size: int | None = None,
+        learning_rate: float = 1.0,
+        patience: int = 3,
+        nesterov: bool = True,
+        weight_bound: float = 16.0,
+        softmax: SoftmaxSpec | None = None,
+        standardize: bool = True,
+        seed: int = 0,
+        initial: Model | None = None,
+        name: str = "",
+        keep_keys: Path | None = None,
+        passphrase: str | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> TrainedJob:
+        """Encrypt, upload, train under supervision of the validation loss, fetch and decrypt the classifier.
+
+        Args:
+            x, x_val: (samples, features); y, y_val: one label per row, of any comparable type.
+            batch_size: None for all rows in one batch.
+            initial: start from this model's weights; its standardisation should be that of this data.
+            keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the process.
+
+        Raises:
+            InputError: the data or an option is wrong; nothing was sent.
+            DivergedError: logits left the range of the encrypted softmax; the job is cancelled.
+            HetalError: what the server or the connection reports.
+        """
+        data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
+        spec = job_spec(
+            data,
+            preset_name=preset_name,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            patience=patience,
+            nesterov=nesterov,
+            weight_bound=weight_bound,
+            softmax=softmax,
+        )
+        run = _Run(self._transport, spec, data, progress or (lambda _: None))
+        return await run.execute(initial, name, keep_keys, passphrase)
+
+    # -- prediction ---------------------------------------------------------------------------------------------------
+
+    async def predict_encrypted(self, job_id: str, model: Model, keys: KeySet, x: Any) -> Array:
+        """Logits of raw features (samples, features), computed by the server on ciphertexts with the job's classifier.
+
+        ``model`` gives the standardisation alone; its weights are not used.
+        """
+        manifest = (await self.get(job_id)).manifest
+        prepared = model.prepared(x)
+        spec = _spec_of(manifest, keys)
+        encryptor = Encryptor(spec, plan(spec), keys)
+        blob = await asyncio.to_thread(encryptor.features, prepared)
+        header = pb.PredictHeader(
+            job_id=job_id, samples=len(prepared), bytes=len(blob), sha256=hashlib.sha256(blob).digest()
+        )
+
+        async def parts() -> AsyncIterator[pb.PredictRequest]:
+            yield pb.PredictRequest(header=header)
+            for offset in range(0, len(blob), limits.CHUNK_BYTES):
+                chunk = blob[offset : offset + limits.CHUNK_BYTES]
+                self._transport.bytes_sent += len(chunk)
+                yield pb.PredictRequest(chunk=pb.UploadChunk(offset=offset, data=chunk))
+
+        async def attempt() -> bytes:
+            received = bytearray()
+            async for response in self._transport.stub.Predict(parts()):
+                if response.WhichOneof("part") == "chunk":
+                    if response.chunk.offset != len(received) or len(received) > limits.BLOB_BYTES_MAX:
+                        raise HashMismatchError("the server sent its prediction out of order")
+                    received.extend(response.chunk.data)
+            self._transport.bytes_received += len(received)
+            return bytes(received)
+
+        result = await self._transport.retried(attempt)
+        return await asyncio.to_thread(encryptor.logits, result, len(prepared))
+
+
+def job_spec(
+    data: Prepared,
+    *,
+    preset_name: str,
+    epochs: int,
+    batch_size: int | None,
+    learning_rate: float,
+    patience: int = 3,
+    nesterov: bool = True,
+    weight_bound: float = 16.0,
+    softmax: SoftmaxSpec | None = None,
+) -> JobSpec:
+    """The checked public description of a training on prepared data."""
+    rows = len(data.x_train)
+    spec = JobSpec(
+        parameters=preset(preset_name),
+        train_samples=rows,
+        validation_samples=len(data.x_val),
+        features=data.x_train.shape[1],
+        classes=len(data.labels.values),
+        batch_size=min(batch_size, rows) if batch_size is not None else rows,
+        epochs_max=epochs,
+        patience=patience,
+        learning_rate=learning_rate,
+        nesterov=nesterov,
+        weight_bound=weight_bound,
+        softmax=softmax or SoftmaxSpec(),
+    )
+    spec.check()
+    return spec
+
+
+class _Run:
+    """One training from keys to classifier."""
+
+    def __init__(self, transport: Transport, spec: JobSpec, data: Prepared, report: ProgressCallback) -> None:
+        self.transport = transport
+        self.spec = spec
+        self.data = data
+        self.report = report
+        self.seconds: dict[str, float] = {}
+        self.history = History()
+
+    async def execute(
+        self, initial: Model | None, name: str, keep_keys: Path | None, passphrase: str | None
+    ) -> TrainedJob:
+        chosen = plan(self.spec)
+        sent, received = self.transport.bytes_sent, self.transport.bytes_received
+        with self._timed("keys"):
+            keys = await asyncio.to_thread(KeySet.generate, self.spec.parameters)
+            if keep_keys is not None:
+                await asyncio.to_thread(keys.save, keep_keys, passphrase)
+            names = await asyncio.to_thread(keys.rotation_key_blob_names, chosen.rotations)
+        encryptor = Encryptor(self.spec, chosen, keys)
+        sizes = encryptor.blob_sizes()
+        key_bytes = self.spec.parameters.key_bytes() + (1 << 20)
+        sizes |= {KEYS_MULT: key_bytes} | {n: (limits.ROTATION_KEYS_PER_BLOB + 16) * key_bytes for n in names}
+        job_id = await self._create(keys, sizes, name)
+        with self._timed("upload"):
+            await self._upload(job_id, sizes, self._objects(keys, chosen.rotations, encryptor, initial))
+        with self._timed("training"):
+            finished = await self._drive(job_id, encryptor)
+        with self._timed("download"):
+            blob = await self.transport.download(job_id, finished.model.name, finished.model.size_bytes, finished.model.sha256)
+            weights = await asyncio.to_thread(encryptor.weights, blob)
+        self.history.best_epoch = finished.best_epoch
+        info = {"preset": self.spec.parameters.name, "job": job_id, "history": asdict(self.history)}
+        return TrainedJob(
+            id=job_id,
+            spec=self.spec,
+            model=Model(weights, self.data.standardizer, self.data.labels, info),
+            history=self.history,
+            keys=keys,
+            bytes_sent=self.transport.bytes_sent - sent,
+            bytes_received=self.transport.bytes_received - received,
+            seconds=self.seconds,
+        )
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[phase] = time.monotonic() - began
+
+    async def _create(self, keys: KeySet, sizes: dict[str, int], name: str) -> str:
+        request = pb.CreateJobRequest(
+            idempotency_key=uuid.uuid4().hex,
+            manifest=manifest_to_proto(self.spec, key_tag=keys.key_tag, blobs=sizes, name=name),
+            protocol_version=PROTOCOL_VERSION,
+        )
+        job = await self.transport.call("CreateJob", request)
+        return str(job.id)
+
+    # -- upload -------------------------------------------------------------------------------------------------------
+
+    def _objects(
+        self, keys: KeySet, rotations: tuple[int, ...], encryptor: Encryptor, initial: Model | None
+    ) -> Iterator[tuple[str, bytes]]:
+        """Every blob of the job, made when it is asked for."""
+        yield KEYS_MULT, keys.mult_key_blob()
+        yield from keys.rotation_key_blobs(rotations)
+        yield from encryptor.blobs(self.data, initial.weights if initial is not None else None)
+
+    async def _upload(self, job_id: str, sizes: dict[str, int], objects: Iterator[tuple[str, bytes]]) -> None:
+        """Upload one blob while the next one is made: two blobs in memory at most."""
+        began, total = time.monotonic(), len(sizes)
+        making = asyncio.create_task(asyncio.to_thread(next, objects, None))
+        done = 0
+        while (item := await making) is not None:
+            making = asyncio.create_task(asyncio.to_thread(next, objects, None))
+            blob_name, data = item
+            await self.transport.upload(job_id, blob_name, data)
+            done += 1
+            elapsed = time.monotonic() - began
+            self.report(Progress("keys and data", done, total, elapsed / done * (total - done), blob_name))
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    async def _drive(self, job_id: str, encryptor: Encryptor) -> Finished:
+        """Answer validation logits until the job ends, over as many streams as that takes."""
+        machine = ClientJob()
+        stopping = EarlyStopping(self.spec.patience, self.spec.epochs_max)
+        heard = 0
+
+        async def attempt() -> Finished:
+            nonlocal heard
+            outgoing: asyncio.Queue[pb.TrainRequest | None] = asyncio.Queue()
+
+            async def requests() -> AsyncIterator[pb.TrainRequest]:
+                while (request := await outgoing.get()) is not None:
+                    yield request
+
+            async def perform(effects: list[ClientEffect]) -> Finished | None:
+                for effect in effects:
+                    match effect:
+                        case Evaluate(validation):
+                            decision = await self._judge(job_id, encryptor, stopping, validation)
+                            await perform(machine.handle(Decided(validation.epoch, decision)))
+                        case Complete(finished):
+                            return finished
+                        case Fail(info):
+                            raise _failure(info)
+                        case SendAttach() | SendContinue() | SendStop():
+                            outgoing.put_nowait(_request(job_id, effect))
+                        case _:
+                            self._report(effect.event)
+                return None
+
+            stream = self.transport.stub.Train(requests())
+            await perform(machine.handle(Connected()))
+            try:
+                async for event in stream:
+                    heard += 1
+                    finished = await perform(machine.handle(_message(event)))
+                    if finished is not None:
+                        return finished
+            finally:
+                outgoing.put_nowait(None)
+                stream.cancel()
+                machine.handle(Disconnected())
+            raise StateError("the server ended the training's stream without a result")
+
+        try:
+            return await self.transport.retried(attempt, lambda: heard)
+        except DivergedError:
+            await self.transport.call("CancelJob", pb.CancelJobRequest(job_id=job_id))
+            raise
+
+    async def _judge(
+        self, job_id: str, encryptor: Encryptor, stopping: EarlyStopping, validation: Validation
+    ) -> Decision:
+        blob = validation.blob
+        data = await self.transport.download(job_id, blob.name, blob.size_bytes, blob.sha256)
+        logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
+        self._check_range(logits, validation.epoch)
+        loss, accuracy = cross_entropy(logits, self.data.y_val), _accuracy(logits, self.data.y_val)
+        decision = stopping.update(loss)
+        self.history.losses.append(loss)
+        self.history.accuracies.append(accuracy)
+        text = f"loss {loss:.4f}, accuracy {100 * accuracy:.2f} %" + (", best so far" if decision.best else "")
+        self.report(Progress("epoch", validation.epoch, self.spec.epochs_max, 0.0, text))
+        return decision
+
+    def _check_range(self, logits: Array, epoch: int) -> None:
+        """Outside [-R, R] the encrypted softmax is not a softmax any more, and garbage may look like progress."""
+        limit = self.spec.softmax.logit_range
+        largest = float(np.abs(logits).max())
+        if not np.isfinite(logits).all() or largest > limit:
+            raise DivergedError(
+                f"logits of epoch {epoch} reach {largest:.3g}; the encrypted softmax is valid up to {limit:g}"
+            )
+
+    def _report(self, event: Queued | WorkerProgress) -> None:
+        if isinstance(event, Queued):
+            self.report(Progress("queued", 0, 0, 0.0, f"{event.jobs_ahead} jobs ahead"))
+            return
+        remaining = event.seconds_per_iteration * (event.iterations_max - event.iteration)
+        text = f"{event.seconds_per_iteration:.1f} s an iteration" if event.seconds_per_iteration else ""
+        self.report(Progress(event.phase, event.iteration, event.iterations_max, remaining, text))
+
+
+def _accuracy(logits: Array, labels: Labels) -> float:
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+def _failure(info: FailureInfo) -> HetalError:
+    return from_code(info.code, info.message, info.hint)
+
+
+def _request(job_id: str, effect: SendAttach | SendContinue | SendStop) -> pb.TrainRequest:
+    request = pb.TrainRequest(job_id=job_id)
+    if isinstance(effect, SendAttach):
+        request.attach.SetInParent()
+    else:
+        answer = getattr(request, "continue") if isinstance(effect, SendContinue) else request.stop
+        answer.epoch, answer.best = effect.epoch, effect.best
+    return request
+
+
+def _message(event: pb.TrainEvent) -> ClientMessage:
+    match event.WhichOneof("event"):
+        case "queued":
+            return Queued(event.queued.jobs_ahead)
+        case "progress":
+            p = event.progress
+            return WorkerProgress(p.phase, p.epoch, p.iteration, p.iterations_max, p.seconds_per_iteration)
+        case "validation":
+            v = event.validation
+            return Validation(v.epoch, BlobRef(v.blob, v.bytes, v.sha256))
+        case "finished":
+            f = event.finished
+            return Finished(f.epochs, f.best_epoch, BlobRef(f.blob, f.bytes, f.sha256))
+        case "failed":
+            return Failed(FailureInfo(event.failed.code, event.failed.message, event.failed.hint))
+    raise VersionError("the server sent an event that this release does not know")
+
+
+def _spec_of(manifest: pb.Manifest, keys: KeySet) -> JobSpec:
+    checked = manifest_from_proto(manifest, allow_insecure=True)
+    if checked.key_tag != keys.key_tag:
+        raise StateError("these keys are not the ones that the job was made with")
+    return replace(checked.job, parameters=keys.params)

@@ -1,0 +1,137 @@
+"""The client's side of gRPC: one channel, errors as exceptions of the catalogue, retries, resumable transfers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import grpc
+
+from hetal import limits
+from hetal._pb import hetal_pb2 as pb
+from hetal._pb.hetal_pb2_grpc import HetalStub
+from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
+from hetal.protocol.channel_options import client_options
+
+CODE_KEY: Final = "hetal-code"
+HINT_KEY: Final = "hetal-hint-bin"
+T = TypeVar("T")
+
+
+def error_of(error: grpc.aio.AioRpcError, address: str) -> HetalError:
+    """The exception that the server raised, or a :class:`ConnectionFailedError`."""
+    trailing = {key: value for key, value in (error.trailing_metadata() or ())}
+    code = trailing.get(CODE_KEY)
+    if isinstance(code, str):
+        hint = trailing.get(HINT_KEY)
+        return from_code(code, error.details() or code, hint.decode() if isinstance(hint, bytes) else None)
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return ConnectionFailedError(f"the server at {address} does not answer: {error.details()}")
+    return HetalError(f"gRPC {error.code().name}: {error.details()}")
+
+
+class Transport:
+    """One connection to one server.
+
+    Attributes:
+        bytes_sent, bytes_received: payload of blobs, both ways.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._channel = grpc.aio.insecure_channel(address, options=client_options())
+        self.stub: Any = HetalStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def call(self, method: str, request: Any) -> Any:
+        """A unary call, retried while the server is unreachable."""
+
+        async def attempt() -> Any:
+            return await getattr(self.stub, method)(request, timeout=limits.UNARY_DEADLINE_S)
+
+        return await self.retried(attempt)
+
+    async def retried(self, attempt: Callable[[], Awaitable[T]], progress: Callable[[], object] | None = None) -> T:
+        """Repeat ``attempt`` on broken connections, with growing pauses.
+
+        Args:
+            progress: a value that changes when an attempt got further; the count of attempts then starts anew.
+        """
+        failures, mark = 0, progress() if progress else None
+        while True:
+            try:
+                return await attempt()
+            except grpc.aio.AioRpcError as error:
+                known = error_of(error, self.address)
+                if not isinstance(known, ConnectionFailedError):
+                    raise known from error
+                if progress and progress() != mark:
+                    failures, mark = 0, progress()
+                failures += 1
+                if failures > limits.RECONNECT_ATTEMPTS_MAX:
+                    raise known from error
+                await asyncio.sleep(backoff_s(failures))
+
+    async def upload(self, job_id: str, name: str, data: bytes) -> None:
+        """Send one blob, going on where a broken stream ended. Returns once the server has committed it."""
+        sha256 = hashlib.sha256(data).digest()
+        view = memoryview(data)
+        sent = 0
+
+        async def attempt() -> None:
+            nonlocal sent
+            status = await self.stub.StatBlobs(
+                pb.StatBlobsRequest(job_id=job_id, names=[name]), timeout=limits.UNARY_DEADLINE_S
+            )
+            known = status.blobs[0]
+            if known.complete and known.sha256 == sha256:
+                return
+            # A partial upload of other content is the server's to discard.
+            start = known.committed_bytes if known.sha256 == sha256 else 0
+
+            async def parts() -> AsyncIterator[pb.UploadBlobRequest]:
+                nonlocal sent
+                yield pb.UploadBlobRequest(
+                    header=pb.UploadHeader(job_id=job_id, name=name, bytes=len(data), sha256=sha256, offset=start)
+                )
+                for offset in range(start, len(data), limits.CHUNK_BYTES):
+                    chunk = bytes(view[offset : offset + limits.CHUNK_BYTES])
+                    yield pb.UploadBlobRequest(chunk=pb.UploadChunk(offset=offset, data=chunk))
+                    sent = offset + len(chunk)
+                    self.bytes_sent += len(chunk)
+
+            await self.stub.UploadBlob(parts())
+
+        await self.retried(attempt, lambda: sent)
+
+    async def download(self, job_id: str, blob: str, bytes_expected: int, sha256: bytes) -> bytes:
+        """Fetch one result, resuming at the offset reached; the announced size and hash must hold."""
+        if bytes_expected > limits.BLOB_BYTES_MAX:
+            raise OversizedError(f"the server announces {bytes_expected} bytes; BLOB_BYTES_MAX is {limits.BLOB_BYTES_MAX}")
+        received = bytearray()
+
+        async def attempt() -> None:
+            request = pb.DownloadRequest(job_id=job_id, blob=blob, offset=len(received))
+            async for chunk in self.stub.DownloadModel(request):
+                if chunk.offset != len(received) or len(received) + len(chunk.data) > bytes_expected:
+                    raise HashMismatchError(f"the server sent other bytes of {blob} than it announced")
+                received.extend(chunk.data)
+                self.bytes_received += len(chunk.data)
+
+        await self.retried(attempt, lambda: len(received))
+        data = bytes(received)
+        if hashlib.sha256(data).digest() != sha256:
+            raise HashMismatchError(f"{blob} does not have the SHA-256 that the server announced")
+        return data
+
+
+def backoff_s(failures: int) -> float:
+    """Pause before attempt ``failures`` + 1."""
+    pauses = limits.RECONNECT_BACKOFF_S
+    return pauses[min(failures, len(pauses)) - 1]
