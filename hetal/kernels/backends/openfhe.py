@@ -1,10 +1,14 @@
 """The reference backend: OpenFHE on the CPU.
 
-Levels: a ciphertext with t limbs and noise scale degree d (1, or 2 while a rescaling is pending) is at level t - d. OpenFHE's
+Levels: a ciphertext with t limbs and noise scale degree d (1, or 2 while a rescaling is pending) is at level t - d.
+OpenFHE's
 FLEXIBLEAUTO rescales as late as it can. Products with small integers and with monomials are free: the operand is
 encoded so that its polynomial has coefficients k or 1 exactly, and the scale is then declared to be what it was.
 
-``OMP_NUM_THREADS`` counts from the import of openfhe on; who starts the process sets it.
+OpenFHE holds evaluation keys and the bootstrap's precomputation per process, and clears them for all key tags at
+once: a process
+has one open evaluator. ``OMP_NUM_THREADS`` counts from the import of openfhe on; who starts the process sets it, to 1
+where ``threads`` is more than 1.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Lock, local
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -22,9 +26,16 @@ import openfhe
 from hetal import limits
 from hetal.ckks.framing import Kind
 from hetal.ckks.objects import validate_ciphertext, validate_mult_key, validate_rotation_keys
-from hetal.ckks.openfhe import build_context, conjugation_index, expected_objects, rotation_index
+from hetal.ckks.openfhe import (
+    bootstrap_indices,
+    build_context,
+    conjugation_index,
+    expected_objects,
+    rotation_index,
+    set_up_bootstrap,
+)
 from hetal.ckks.parameters import Parameters
-from hetal.errors import LevelError, MissingKeyError
+from hetal.errors import CiphertextFormatError, FrameError, LevelError, MissingKeyError
 from hetal.kernels.backends.plain import galois_powers
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector, level_model
 
@@ -35,13 +46,22 @@ R = TypeVar("R")
 PARALLEL_RING_DIMENSION_MAX: Final = 1 << 13
 
 
+class Cell:
+    """Payload of a :class:`Ciphertext`. A pending rescaling is done in place, so that several products do it once."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
 class OpenFheEvaluator(Evaluator):
     """Evaluates under the keys of one key tag.
 
     Args:
         params: checked parameters.
         key_tag: of the client's key pair.
-        threads: for :meth:`map` at small rings.
+        threads: for :meth:`map` at rings up to ``PARALLEL_RING_DIMENSION_MAX``; larger rings are left to OpenMP.
     """
 
     def __init__(self, params: Parameters, key_tag: str, threads: int = 1) -> None:
@@ -52,145 +72,212 @@ class OpenFheEvaluator(Evaluator):
         self._encoder = build_context(params, complex_data=True)
         self._expected = expected_objects(params, key_tag)
         self._threads = threads if params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX else 1
+        # Learning which keys a bootstrap needs clears OpenFHE's key tables, so it comes before any key is loaded.
+        self._bootstrap_automorphisms = bootstrap_indices(params, params.spec.giant_steps)
         self._plaintexts: OrderedDict[tuple[bytes, int], Any] = OrderedDict()
+        self._plaintext_entries_max = min(
+            limits.PLAINTEXT_CACHE_ENTRIES,
+            max(1, limits.PLAINTEXT_CACHE_BYTES // (params.limb_bytes() * (params.bootstrap_output_level + 2))),
+        )
         self._lock = Lock()
+        self._in_map = local()
+        self._has_mult_key = False
         self._automorphisms: set[int] = set()
         self._keys: Any = None
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
     def load_key(self, kind: Kind, payload: bytes) -> None:
-        """Take one payload of evaluation keys, checked byte by byte before OpenFHE sees it."""
-        if kind is Kind.MULT_KEY:
-            validate_mult_key(payload, self._expected)
-            openfhe.DeserializeEvalMultKeyString(bytes(payload), openfhe.BINARY)
-        elif kind is Kind.ROTATION_KEYS:
-            self._automorphisms.update(validate_rotation_keys(payload, self._expected))
-            openfhe.DeserializeEvalAutomorphismKeyString(bytes(payload), openfhe.BINARY)
-        else:
-            raise MissingKeyError(f"{kind.name} is no kind of evaluation key")
-
-    def finish_keys(self, required_steps: Iterable[int]) -> None:
-        """Check that the rotations a plan needs are there, and prepare the bootstrap.
+        """Take one payload of evaluation keys, checked byte by byte before OpenFHE sees it.
 
         Raises:
-            MissingKeyError: naming the rotations without a key.
+            IntegrityError: the bytes are no evaluation keys of this job, or hold a key that is loaded already.
         """
-        missing = [s for s in required_steps if rotation_index(self.params, s) not in self._automorphisms]
+        try:
+            if kind is Kind.MULT_KEY:
+                validate_mult_key(payload, self._expected)
+                openfhe.DeserializeEvalMultKeyString(bytes(payload), openfhe.BINARY)
+                self._has_mult_key = True
+            elif kind is Kind.ROTATION_KEYS:
+                indices = validate_rotation_keys(payload, self._expected)
+                openfhe.DeserializeEvalAutomorphismKeyString(bytes(payload), openfhe.BINARY)
+                self._automorphisms.update(indices)
+            else:
+                raise FrameError(f"{kind.name} is no kind of evaluation key")
+        except RuntimeError as error:
+            raise CiphertextFormatError(f"OpenFHE refuses an evaluation key: {error}") from error
+
+    def finish_keys(self, required_steps: Iterable[int]) -> None:
+        """Check that all keys that a plan needs are there, and prepare the bootstrap (seconds, gigabytes at large
+        rings).
+
+        Args:
+            required_steps: slots by which the plan rotates.
+
+        Raises:
+            MissingKeyError: naming the keys that are missing.
+        """
+        if not self._has_mult_key:
+            raise MissingKeyError("no relinearisation key")
+        missing = [s for s in required_steps if s % self.slots and not self._has_rotation(s)]
         if missing:
             raise MissingKeyError(f"no key for rotation by {', '.join(map(str, missing[:8]))} slots")
-        if conjugation_index(self.params) not in self._automorphisms:
-            raise MissingKeyError("no key for the conjugation")
+        needed = {*self._bootstrap_automorphisms, conjugation_index(self.params)}
+        absent = sorted(needed - self._automorphisms)
+        if absent:
+            raise MissingKeyError(f"no key for the bootstrap's automorphisms {', '.join(map(str, absent[:8]))}")
         self._keys = openfhe.CryptoContext.GetEvalAutomorphismKeyMap(self.key_tag)
         self._context.EvalBootstrapPrecompute(self.slots)
 
     def close(self) -> None:
-        """Free this key tag's evaluation keys, which OpenFHE holds per process."""
-        openfhe.CryptoContext.ClearEvalAutomorphismKeys(self.key_tag)
-        openfhe.ClearEvalMultKeys(self.key_tag)
+        """Free the process's evaluation keys and the bootstrap's precomputation."""
+        self._keys = None
+        self._has_mult_key = False
+        self._automorphisms.clear()
+        self._plaintexts.clear()
+        openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+        openfhe.ClearEvalMultKeys()
+        set_up_bootstrap(self._context, self.params)
+
+    def _has_rotation(self, steps: int) -> bool:
+        return rotation_index(self.params, steps) in self._automorphisms
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
     def load(self, data: bytes) -> Ciphertext:
-        """A ciphertext of the other side, checked before OpenFHE sees it."""
-        validate_ciphertext(data, self._expected)
-        return self._wrap(openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY))
+        """A ciphertext of the other side, checked before OpenFHE sees it.
+
+        Raises:
+            IntegrityError: the bytes are no ciphertext under this job's parameters and key.
+        """
+        info = validate_ciphertext(data, self._expected)
+        if info.limbs < info.scale_degree:
+            raise CiphertextFormatError(f"{info.limbs} limbs cannot hold a scale of degree {info.scale_degree}")
+        ct = openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY)
+        return Ciphertext(Cell(ct), info.limbs - info.scale_degree)
 
     def dump(self, ct: Ciphertext) -> bytes:
         """Serialised, with a pending rescaling done first, so that every object has the plain form of a fresh one."""
-        return bytes(openfhe.Serialize(self._settled(ct.payload), openfhe.BINARY))
+        return bytes(openfhe.Serialize(self._settled(ct), openfhe.BINARY))
 
     def dump_result(self, ct: Ciphertext, level: int) -> bytes:
-        """Serialised at ``level``: what the key owner only decrypts needs no more limbs."""
-        return bytes(openfhe.Serialize(self._context.Compress(ct.payload, level + 1), openfhe.BINARY))
+        """Serialised at ``level``: what the key owner only decrypts needs no more limbs.
 
-    def _wrap(self, payload: Any) -> Ciphertext:
-        return Ciphertext(payload, self.model.top_level - payload.GetLevel() - (payload.GetNoiseScaleDeg() - 1))
+        Raises:
+            LevelError: the ciphertext is below ``level``.
+        """
+        if level > ct.level:
+            raise LevelError(f"a ciphertext at level {ct.level} cannot be sent at level {level}")
+        return bytes(openfhe.Serialize(self._context.Compress(ct.payload.value, level + 1), openfhe.BINARY))
 
-    def _settled(self, payload: Any) -> Any:
+    def _level(self, value: Any) -> int:
+        return int(self.model.top_level + 1 - value.GetLevel() - value.GetNoiseScaleDeg())
+
+    def _settled(self, ct: Ciphertext) -> Any:
         """With noise scale degree 1. OpenFHE's Rescale is empty in the automatic modes; Compress rescales."""
-        if payload.GetNoiseScaleDeg() == 1:
-            return payload
-        towers = self.model.top_level + 1 - payload.GetLevel()
-        return self._context.Compress(payload, towers - 1)
+        cell: Cell = ct.payload
+        value = cell.value
+        if value.GetNoiseScaleDeg() > 1:
+            cell.value = value = self._context.Compress(value, ct.level + 1)
+        return value
 
     # -- operations ---------------------------------------------------------------------------------------------------
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        if self._threads <= 1 or len(items) <= 1:
+        """In threads at small rings; a map inside a map is sequential."""
+        if self._threads <= 1 or len(items) <= 1 or getattr(self._in_map, "value", False):
             return super().map(function, items)
-        with ThreadPoolExecutor(self._threads) as pool:
+
+        def enter() -> None:
+            self._in_map.value = True
+
+        with ThreadPoolExecutor(self._threads, initializer=enter) as pool:
             return list(pool.map(function, items))
 
-    def _add(self, a: Ciphertext, b: Ciphertext) -> Any:
-        return self._context.EvalAdd(a.payload, b.payload)
+    def _add(self, a: Ciphertext, b: Ciphertext) -> Cell:
+        return Cell(self._context.EvalAdd(a.payload.value, b.payload.value))
 
-    def _sub(self, a: Ciphertext, b: Ciphertext) -> Any:
-        return self._context.EvalSub(a.payload, b.payload)
+    def _sub(self, a: Ciphertext, b: Ciphertext) -> Cell:
+        return Cell(self._context.EvalSub(a.payload.value, b.payload.value))
 
-    def _negate(self, a: Ciphertext) -> Any:
-        return self._context.EvalNegate(a.payload)
+    def _negate(self, a: Ciphertext) -> Cell:
+        return Cell(self._context.EvalNegate(a.payload.value))
 
-    def _add_plain(self, a: Ciphertext, vector: Vector) -> Any:
-        payload = self._settled(a.payload)
-        return self._context.EvalAdd(payload, self._encode(vector, payload.GetLevel()))
+    def _add_plain(self, a: Ciphertext, vector: Vector) -> Cell:
+        value = self._settled(a)
+        return Cell(self._context.EvalAdd(value, self._encode(vector, value.GetLevel())))
 
-    def _add_scalar(self, a: Ciphertext, value: float) -> Any:
-        return self._context.EvalAdd(a.payload, value)
+    def _add_scalar(self, a: Ciphertext, value: float) -> Cell:
+        return Cell(self._context.EvalAdd(a.payload.value, value))
 
-    def _mul_integer(self, a: Ciphertext, factor: int) -> Any:
-        payload = self._settled(a.payload)
-        unit = 1.0 / self._scale(payload.GetLevel())
-        return self._keep_scale(self._context.EvalMult(payload, factor * unit), payload)
+    def _mul_integer(self, a: Ciphertext, factor: int) -> Cell:
+        value = self._settled(a)
+        # OpenFHE rounds a constant by adding 1/2 and cutting, which is off by one for negative integers.
+        product = self._context.EvalMult(value, abs(factor) / self._scale(value.GetLevel()))
+        kept = self._keep_scale(product, value)
+        return Cell(self._context.EvalNegate(kept) if factor < 0 else kept)
 
-    def _mul_monomial(self, a: Ciphertext, exponent: int) -> Any:
-        payload = self._settled(a.payload)
-        level = payload.GetLevel()
+    def _mul_monomial(self, a: Ciphertext, exponent: int) -> Cell:
+        value = self._settled(a)
+        level = value.GetLevel()
         angles = (galois_powers(self.slots) * exponent) % (4 * self.slots)
         values = np.exp(1j * np.pi * angles / (2 * self.slots)) / self._scale(level)
-        return self._keep_scale(self._context.EvalMult(payload, self._encode(values, level)), payload)
+        return Cell(self._keep_scale(self._context.EvalMult(value, self._encode(values, level)), value))
 
-    def _drop(self, a: Ciphertext, level: int) -> Any:
+    def _drop(self, a: Ciphertext, level: int) -> Cell:
         # A multiplication by the ratio of scales ends exactly at the scale that OpenFHE assumes at the lower level.
-        payload = self._context.Compress(a.payload, level + 2)
-        scale = self._scale(payload.GetLevel())
-        product = self._context.EvalMult(payload, scale / payload.GetScalingFactor())
+        value = self._context.Compress(a.payload.value, level + 2)
+        scale = self._scale(value.GetLevel())
+        product = self._context.EvalMult(value, scale / value.GetScalingFactor())
         product.SetScalingFactor(scale * scale)
-        return product
+        return Cell(product)
 
-    def _mul_no_relin(self, a: Ciphertext, b: Ciphertext) -> Any:
-        return self._context.EvalMultNoRelin(a.payload, b.payload)
+    def _mul_no_relin(self, a: Ciphertext, b: Ciphertext) -> Cell:
+        return Cell(self._context.EvalMultNoRelin(self._settled(a), self._settled(b)))
 
-    def _relinearize(self, a: Ciphertext) -> Any:
-        return self._context.Relinearize(a.payload)
+    def _relinearize(self, a: Ciphertext) -> Cell:
+        return Cell(self._context.Relinearize(a.payload.value))
 
-    def _mul_plain(self, a: Ciphertext, vector: Vector) -> Any:
-        payload = self._settled(a.payload)
-        return self._context.EvalMult(payload, self._encode(vector, payload.GetLevel()))
+    def _mul_plain(self, a: Ciphertext, vector: Vector) -> Cell:
+        value = self._settled(a)
+        return Cell(self._context.EvalMult(value, self._encode(vector, value.GetLevel())))
 
-    def _mul_scalar(self, a: Ciphertext, value: float) -> Any:
-        return self._context.EvalMult(a.payload, value)
+    def _mul_scalar(self, a: Ciphertext, value: float) -> Cell:
+        return Cell(self._context.EvalMult(self._settled(a), value))
 
-    def _rotate(self, a: Ciphertext, steps: int) -> Any:
-        return self._context.EvalRotate(a.payload, steps)
+    def _rotate(self, a: Ciphertext, steps: int) -> Cell:
+        self._require_rotation(steps)
+        return Cell(self._context.EvalRotate(a.payload.value, steps))
 
-    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[Any]:
+    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[Cell]:
         if not steps:
             return []
-        digits = self._context.EvalFastRotationPrecompute(a.payload)
+        for count in steps:
+            self._require_rotation(count)
+        value = self._settled(a)
+        digits = self._context.EvalFastRotationPrecompute(value)
         order = 2 * self.params.ring_dimension
-        return [self._context.EvalFastRotation(a.payload, s, order, digits) for s in steps]
+        return [Cell(self._context.EvalFastRotation(value, count, order, digits)) for count in steps]
 
-    def _conjugate(self, a: Ciphertext) -> Any:
-        return self._context.EvalAutomorphism(a.payload, conjugation_index(self.params), self._keys)
+    def _require_rotation(self, steps: int) -> None:
+        if not self._has_rotation(steps):
+            raise MissingKeyError(f"no key for rotation by {steps} slots")
 
-    def _bootstrap(self, a: Ciphertext) -> Any:
-        refreshed = self._context.EvalBootstrap(a.payload)
-        level = self._wrap(refreshed).level
-        # With too few levels OpenFHE hands back its input without a word.
+    def _conjugate(self, a: Ciphertext) -> Cell:
+        if self._keys is None:
+            raise MissingKeyError("finish_keys has not been called")
+        return Cell(self._context.EvalAutomorphism(a.payload.value, conjugation_index(self.params), self._keys))
+
+    def _bootstrap(self, a: Ciphertext) -> Cell:
+        if self._keys is None:
+            # Without its precomputation OpenFHE's bootstrap ends the process.
+            raise MissingKeyError("finish_keys has not been called")
+        # From a level above its output OpenFHE hands back its input without a word.
+        refreshed = self._context.EvalBootstrap(self.drop(a, self.model.bootstrap_input_level).payload.value)
+        level = self._level(refreshed)
         if level != self.model.bootstrap_output_level:
             raise LevelError(f"the bootstrap left level {level}, not {self.model.bootstrap_output_level}")
-        return refreshed
+        return Cell(refreshed)
 
     # -- plaintexts ---------------------------------------------------------------------------------------------------
 
@@ -212,6 +299,6 @@ class OpenFheEvaluator(Evaluator):
         encoded = self._encoder.MakeCKKSPackedPlaintext(np.ascontiguousarray(vector), 1, openfhe_level)
         with self._lock:
             self._plaintexts[key] = encoded
-            while len(self._plaintexts) > limits.PLAINTEXT_CACHE_ENTRIES:
+            while len(self._plaintexts) > self._plaintext_entries_max:
                 self._plaintexts.popitem(last=False)
         return encoded
