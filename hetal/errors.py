@@ -191,7 +191,9 @@ class QuotaError(HetalError):
 
 class WorkerDiedError(HetalError):
     code, status = "WORKER_DIED", "INTERNAL"
-    default_hint = "The compute process ended unexpectedly (out of memory?); the job can be resumed from its last epoch."
+    default_hint = (
+        "The compute process ended unexpectedly (out of memory?); the job can be resumed from its last epoch."
+    )
     retryable = True
 
 

@@ -1,4 +1,4 @@
-"""The frame around every object that crosses the wire: magic, version, kind, parameter digest, length, SHA-256, payload."""
+"""The frame of every object on the wire: magic, version, kind, parameter digest, length, SHA-256, payload."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def unframe(data: bytes | memoryview, kind: Kind, digest: bytes) -> memoryview:
 def join(parts: Sequence[bytes]) -> bytes:
     """Several objects as one payload: count, then length and bytes of each."""
     if len(parts) > limits.CIPHERTEXTS_PER_BLOB_MAX:
-        raise OversizedError(f"{len(parts)} objects exceed CIPHERTEXTS_PER_BLOB_MAX = {limits.CIPHERTEXTS_PER_BLOB_MAX}")
+        raise OversizedError(
+            f"{len(parts)} objects exceed CIPHERTEXTS_PER_BLOB_MAX = {limits.CIPHERTEXTS_PER_BLOB_MAX}"
+        )
     pieces = [_COUNT.pack(len(parts))]
     for part in parts:
         pieces += (_LENGTH.pack(len(part)), part)

@@ -1,8 +1,12 @@
-"""Our own reader of OpenFHE's binary objects: what the other side sent is checked here before OpenFHE sees a byte of it.
+"""Our own reader of OpenFHE's binary objects: what the other side sent is checked here before OpenFHE sees a byte of
+it.
 
-OpenFHE's deserialisers trust sizes and pointers and can crash the process. Objects are cereal's portable binary: a flag byte, then
-fields in order. A shared pointer is a type id and a pointer id whose top bit marks the definition; class versions appear
-where a class occurs first. All objects of a job contain the same context, so that part must equal, byte for byte, the one in
+OpenFHE's deserialisers trust sizes and pointers and can crash the process. Objects are cereal's portable binary: a
+flag byte, then
+fields in order. A shared pointer is a type id and a pointer id whose top bit marks the definition; class versions
+appear
+where a class occurs first. All objects of a job contain the same context, so that part must equal, byte for byte, the
+one in
 an object that this process made itself (:class:`Dialect`); behind it every field, pointer and residue is checked.
 """
 
@@ -66,7 +70,7 @@ class Expected:
     def from_references(
         ciphertext: bytes, mult_key: bytes, rotation_keys: bytes, key_tag: str, scales: Sequence[float]
     ) -> Expected:
-        """Learn from a full-level ciphertext, a relinearisation key and a map of two rotation keys of our own making."""
+        """Learn from our own full-level ciphertext, relinearisation key and map of two rotation keys."""
         tag = struct.pack("<Q", len(key_tag)) + key_tag.encode()
         reader = _Reader(ciphertext)
         reader.learn = True
@@ -96,9 +100,7 @@ class Expected:
         rotation, _ = key(rotation_keys, 2)
         moduli = parts[0]
         chain = shape[0]
-        return Expected(
-            ring_dimension, moduli, chain[len(moduli) :], len(shape), tuple(scales), plain, mult, rotation
-        )
+        return Expected(ring_dimension, moduli, chain[len(moduli) :], len(shape), tuple(scales), plain, mult, rotation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,8 @@ def validate_rotation_keys(data: bytes, expected: Expected) -> list[int]:
             reader.equal(SAME_TYPE, reader.u32(), "the context's type")
             reader.equal(expected.rotation_keys.context_pointer, reader.u32(), "the context's pointer")
         if index == order - 4:
-            # From the main to the sparse ephemeral secret (encapsulation): a key pair, a tag and a small chain of its own.
+            # From the main to the sparse ephemeral secret (encapsulation): a key pair, a tag and a small chain of its
+            # own.
             reader.string()
             reader.key_polys(None)
         else:
@@ -367,7 +370,7 @@ class _Reader:
         if identity in self.limbs or identity in self.chains:
             raise CiphertextFormatError(f"pointer {identity} is defined twice")
         self.defined.add(identity)
-        table[identity] = value  # type: ignore[assignment, index]
+        table[identity] = value  # type: ignore[assignment]
 
     def big(self) -> int:
         words = self.count(512, "words of a big integer")

@@ -14,7 +14,8 @@ from hetal.errors import ParameterError
 Secret = Literal["sparse_encapsulated", "uniform_ternary"]
 
 SPECIAL_PRIME_BITS: Final = 60
-# Levels that a StC-first bootstrap consumes besides its CoeffsToSlots, measured on OpenFHE 1.6 (docs/parameters.md): with
+# Levels that a StC-first bootstrap consumes besides its CoeffsToSlots, measured on OpenFHE 1.6 (docs/parameters.md):
+# with
 # level budget (lb_enc, lb_dec) a ciphertext leaves at L - (10 + lb_enc) and must enter with lb_dec + 1 levels left.
 EVALMOD_LEVELS: Final = 10
 
@@ -39,7 +40,8 @@ class ParameterSpec:
 class Parameters:
     """A checked parameter set. Make one with :func:`check`.
 
-    Levels count the rescalings a ciphertext still has: a fresh ciphertext is at ``top_level``, one with a single limb at 0.
+    Levels count the rescalings a ciphertext still has: a fresh ciphertext is at ``top_level``, one with a single limb
+    at 0.
     """
 
     spec: ParameterSpec

@@ -48,7 +48,12 @@ class Dataset:
             return None if values is None else values[: max(1, round(len(values) * share))]
 
         return Dataset(
-            self.x_train[:rows], self.y_train[:rows], head(self.x_val), head(self.y_val), head(self.x_test), head(self.y_test)
+            self.x_train[:rows],
+            self.y_train[:rows],
+            head(self.x_val),
+            head(self.y_val),
+            head(self.x_test),
+            head(self.y_test),
         )
 
     def with_validation(self, fraction: float, seed: int) -> Dataset:
@@ -59,7 +64,12 @@ class Dataset:
             raise EmptyValidationError(f"a validation fraction of {fraction} leaves no validation or no training rows")
         chosen = stratified(self.y_train, fraction, seed)
         return Dataset(
-            self.x_train[~chosen], self.y_train[~chosen], self.x_train[chosen], self.y_train[chosen], self.x_test, self.y_test
+            self.x_train[~chosen],
+            self.y_train[~chosen],
+            self.x_train[chosen],
+            self.y_train[chosen],
+            self.x_test,
+            self.y_test,
         )
 
 
@@ -90,7 +100,9 @@ def check_features(x: Any, what: str, columns: int | None = None) -> Array:
     bad = ~np.isfinite(array)
     if bad.any():
         row, column = (int(i) for i in np.argwhere(bad)[0])
-        raise NotFiniteError(f"{what}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}")
+        raise NotFiniteError(
+            f"{what}: {int(bad.sum())} values are NaN or infinite, the first in row {row}, column {column}"
+        )
     return array
 
 

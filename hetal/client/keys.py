@@ -1,6 +1,7 @@
 """The only home of secret keys.
 
-A :class:`KeySet` lives in the client's process. It shows its secret in no repr, pickle, copy or log, and writes it to disk only
+A :class:`KeySet` lives in the client's process. It shows its secret in no repr, pickle, copy or log, and writes it to
+disk only
 when :meth:`KeySet.save` is called. OpenFHE holds evaluation keys in tables of the process, so they are generated,
 serialised and cleared a few at a time.
 """
@@ -72,7 +73,7 @@ class KeySet:
     def _refuse(self, *_: object) -> NoReturn:
         raise TypeError("a KeySet holds a secret key and cannot be copied or pickled; use save() with a passphrase")
 
-    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = __getstate__ = _refuse  # type: ignore[assignment]
+    __reduce__ = __reduce_ex__ = __copy__ = __deepcopy__ = __getstate__ = _refuse
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,9 @@ class KeySet:
             plain.SetLength(self.params.slots)
             return np.array(plain.GetRealPackedValue())
         except RuntimeError as error:
-            raise DivergedError("a ciphertext of the server decrypts to noise: its message outgrew the modulus") from error
+            raise DivergedError(
+                "a ciphertext of the server decrypts to noise: its message outgrew the modulus"
+            ) from error
 
     # -- evaluation keys ----------------------------------------------------------------------------------------------
 
@@ -205,7 +208,9 @@ class KeySet:
         if magic != FILE_MAGIC:
             raise KeyFileError(f"{path} is no key file of this release")
         if head.get("digest") != params.digest.hex():
-            raise ParameterHashError(f"{path} holds a key for parameter set {head.get('preset')!r}, not {params.name!r}")
+            raise ParameterHashError(
+                f"{path} holds a key for parameter set {head.get('preset')!r}, not {params.name!r}"
+            )
         if head.get("encrypted"):
             if passphrase is None:
                 raise KeyFileError(f"{path} is encrypted and no passphrase was given")

@@ -79,7 +79,10 @@ class Model:
                 if head["format"] != FORMAT:
                     raise InputError(f"{path} has model format {head['format']}; this release reads {FORMAT}")
                 return cls(
-                    file["weights"], Standardizer(file["mean"], file["scale"]), LabelMap(tuple(head["labels"])), head["info"]
+                    file["weights"],
+                    Standardizer(file["mean"], file["scale"]),
+                    LabelMap(tuple(head["labels"])),
+                    head["info"],
                 )
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{path} is no model file: {error}") from error

@@ -174,7 +174,8 @@ class Client:
             x, x_val: (samples, features); y, y_val: one label per row, of any comparable type.
             batch_size: None for all rows in one batch.
             initial: start from this model's weights; its standardisation should be that of this data.
-            keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the process.
+            keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the
+            process.
 
         Raises:
             InputError: the data or an option is wrong; nothing was sent.
@@ -289,14 +290,16 @@ class _Run:
         encryptor = Encryptor(self.spec, chosen, keys)
         sizes = encryptor.blob_sizes()
         key_bytes = self.spec.parameters.key_bytes() + (1 << 20)
-        sizes |= {KEYS_MULT: key_bytes} | {n: (limits.ROTATION_KEYS_PER_BLOB + 16) * key_bytes for n in names}
+        sizes |= {KEYS_MULT: key_bytes} | dict.fromkeys(names, (limits.ROTATION_KEYS_PER_BLOB + 16) * key_bytes)
         job_id = await self._create(keys, sizes, name)
         with self._timed("upload"):
             await self._upload(job_id, sizes, self._objects(keys, chosen.rotations, encryptor, initial))
         with self._timed("training"):
             finished = await self._drive(job_id, encryptor)
         with self._timed("download"):
-            blob = await self.transport.download(job_id, finished.model.name, finished.model.size_bytes, finished.model.sha256)
+            blob = await self.transport.download(
+                job_id, finished.model.name, finished.model.size_bytes, finished.model.sha256
+            )
             weights = await asyncio.to_thread(encryptor.weights, blob)
         self.history.best_epoch = finished.best_epoch
         info = {"preset": self.spec.parameters.name, "job": job_id, "history": asdict(self.history)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import grpc
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 def error_of(error: grpc.aio.AioRpcError, address: str) -> HetalError:
     """The exception that the server raised, or a :class:`ConnectionFailedError`."""
-    trailing = {key: value for key, value in (error.trailing_metadata() or ())}
+    trailing: dict[str, str | bytes] = dict(cast(Any, error.trailing_metadata() or ()))
     code = trailing.get(CODE_KEY)
     if isinstance(code, str):
         hint = trailing.get(HINT_KEY)
@@ -44,10 +44,10 @@ class Transport:
         self.bytes_sent = 0
         self.bytes_received = 0
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
-        self.stub: Any = HetalStub(self._channel)  # type: ignore[no-untyped-call]
+        self.stub: Any = HetalStub(self._channel)
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
     async def call(self, method: str, request: Any) -> Any:
         """A unary call, retried while the server is unreachable."""
@@ -113,7 +113,9 @@ class Transport:
     async def download(self, job_id: str, blob: str, bytes_expected: int, sha256: bytes) -> bytes:
         """Fetch one result, resuming at the offset reached; the announced size and hash must hold."""
         if bytes_expected > limits.BLOB_BYTES_MAX:
-            raise OversizedError(f"the server announces {bytes_expected} bytes; BLOB_BYTES_MAX is {limits.BLOB_BYTES_MAX}")
+            raise OversizedError(
+                f"the server announces {bytes_expected} bytes; BLOB_BYTES_MAX is {limits.BLOB_BYTES_MAX}"
+            )
         received = bytearray()
 
         async def attempt() -> None:

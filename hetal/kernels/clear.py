@@ -55,8 +55,8 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
     """Train on preprocessed features (samples, features) and labels in 0..classes-1, in the given row order."""
     xb, vb = with_bias(x), with_bias(x_val)
     onehot = np.eye(job.classes)[y]
-    weights = np.zeros((job.classes, job.columns))
-    lookahead = weights
+    weights: Array = np.zeros((job.classes, job.columns))
+    lookahead: Array = weights
     result = ClearResult(weights)
     stopping = EarlyStopping(job.patience, job.epochs_max)
     step = 0
@@ -66,7 +66,7 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
             logits = xb[rows] @ lookahead.T
             result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
             gradient = (exact_softmax(logits) - onehot[rows]).T @ xb[rows] / job.batch_rows(batch)
-            new = lookahead - job.learning_rate * gradient
+            new: Array = lookahead - job.learning_rate * gradient
             lookahead = new + momentum(step, nesterov=job.nesterov) * (new - weights)
             weights = new
             step += 1

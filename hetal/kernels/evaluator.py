@@ -1,10 +1,11 @@
 """The one seam between algorithms and cryptography: the operations a backend must offer.
 
-:class:`Evaluator` owns what every backend shares: the level arithmetic, the counting of operations and the checks. A backend
-implements the underscored methods on its own payloads. Conventions:
+:class:`Evaluator` owns what every backend shares: the level arithmetic, the counting of operations and the checks. A
+backend implements the underscored methods on its own payloads. Conventions:
 
 * A ciphertext holds ``slots`` complex numbers. ``rotate(ct, k)`` moves slot j+k to slot j, cyclically.
-* ``level`` is the number of rescalings left; a product of any kind costs one level, all else is free. Backends rescale as
+* ``level`` is the number of rescalings left; a product of any kind costs one level, all else is free. Backends
+rescale as
   late as they can (OpenFHE's FLEXIBLEAUTO), so summing products before using the sum costs one rescaling for the sum.
 * ``mul_no_relin`` returns a three-part ciphertext; sums of those are relinearised once (lazy relinearisation). Only
   addition, subtraction, negation, plain and scalar products, and ``relinearize`` accept three parts.
@@ -17,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,8 +73,10 @@ class Evaluator(ABC):
     """Homomorphic operations on :class:`Ciphertext` with level tracking and counting.
 
     Attributes:
-        counts: operations executed so far, keyed by (operation, level of its result). Operations: ``mul`` (tensor product),
-            ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``, ``bootstrap``, ``add``.
+        counts: operations executed so far, keyed by (operation, level of its result). Operations: ``mul`` (tensor
+        product),
+            ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``, ``bootstrap``,
+            ``add``.
         schedule: the plan's decision per checkpoint name; a name that is missing means "go on as it is".
     """
 
@@ -238,10 +241,10 @@ class Evaluator(ABC):
             raise LevelError("relinearise before this operation", hint="This is a fault in a kernel.")
 
     def _vector(self, vector: Vector) -> Vector:
-        array = np.asarray(vector)
+        array: Any = np.asarray(vector)
         if array.shape != (self.slots,):
             raise ShapeError(f"a plain operand has {self.slots} slots, not shape {array.shape}")
-        return array
+        return cast(Vector, array)
 
     @abstractmethod
     def _add(self, a: Ciphertext, b: Ciphertext) -> Any: ...

@@ -17,13 +17,23 @@ def logit_scale(job: JobSpec) -> float:
     return 1.0 / (2.0 * job.softmax.logit_range)
 
 
-def evaluate(ev: Evaluator, job: JobSpec, layout: BlockLayout, x: Blocks, weights: list[Ciphertext]) -> list[Ciphertext]:
+def evaluate(
+    ev: Evaluator, job: JobSpec, layout: BlockLayout, x: Blocks, weights: list[Ciphertext]
+) -> list[Ciphertext]:
     """Scaled logits X W^T / (2R), one ciphertext per row block, in tiled columns. Three levels."""
     return diag_abt(ev, x, weights, layout, job.padded_classes, scale=logit_scale(job))
 
 
 def iterate(
-    ev: Evaluator, job: JobSpec, layout: BlockLayout, state: State, x: Blocks, y: list[Ciphertext], *, step: int, rows: int
+    ev: Evaluator,
+    job: JobSpec,
+    layout: BlockLayout,
+    state: State,
+    x: Blocks,
+    y: list[Ciphertext],
+    *,
+    step: int,
+    rows: int,
 ) -> State:
     """One Nesterov step on one mini-batch.
 

@@ -102,7 +102,9 @@ def diag_atb(
 
     def reduce(column: tuple[Ciphertext, ...]) -> Ciphertext:
         combined = ev.sum(
-            ev.mul_plain(sum_rows(ev, total, layout), _diagonal_mask(layout, classes, k, scale, columns=False, limit=limit))
+            ev.mul_plain(
+                sum_rows(ev, total, layout), _diagonal_mask(layout, classes, k, scale, columns=False, limit=limit)
+            )
             for k, total in enumerate(column)
         )
         return ev.add(combined, ev.conjugate(combined))
@@ -181,8 +183,8 @@ def _diagonal_mask(
 ) -> Mask:
     """1/2 where the real part belongs, -i/2 where the imaginary part does, times ``scale``.
 
-    With ``columns`` the class index is the column and must be i + k (or i + k + h) mod c'; else it is the row and the column
-    index plays the part of i. Class rows from ``limit`` on are zero.
+    With ``columns`` the class index is the column and must be i + k (or i + k + h) mod c'; else it is the row and the
+    column index plays the part of i. Class rows from ``limit`` on are zero.
     """
     row, col = np.meshgrid(np.arange(layout.rows), np.arange(layout.cols), indexing="ij")
     offset = (col - row - k) % classes if columns else (row - col - k) % classes

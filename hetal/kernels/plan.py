@@ -1,12 +1,13 @@
 """Where to bootstrap, at which levels to work, and which rotations that needs: derived by tracing the kernels.
 
 Kernels mark with ``checkpoint`` where a bootstrap is *allowed*; this module decides where one is *made*. It runs one
-iteration on symbols (:class:`Tracer`), which gives a graph of checkpoints joined by the number of levels consumed between
-them. Walking it backwards from the end of the iteration yields the level every place must still have. A set of
-bootstraps is feasible when no place behind a bootstrap needs more levels than a bootstrap gives, and when the state at the
+iteration on symbols (:class:`Tracer`), which gives a graph of checkpoints joined by the number of levels consumed
+between them. Walking it backwards from the end of the iteration yields the level every place must still have. A set of
+bootstraps is feasible when no place behind a bootstrap needs more levels than a bootstrap gives, and when the state
+at the
 end of an iteration is at least where it began. The cheapest set is searched by leaving out bootstraps one at a time, in
-several orders. Both sides compute the same plan from the same job: the client to make exactly the keys and levels needed,
-the server to run it.
+several orders. Both sides compute the same plan from the same job: the client to make exactly the keys and levels
+needed, the server to run it.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Plan:
     Attributes:
         layout: block shape.
         schedule: decision per checkpoint.
-        x_level, y_level, weights_level, validation_level: levels at which the client encrypts. Weights after an iteration
+        x_level, y_level, weights_level, validation_level: levels at which the client encrypts. Weights after an
+        iteration
             are at ``weights_level`` or above, and the lookahead at ``lookahead_level`` or above.
         rotations: slot steps, in 1..slots-1, that need a key besides the bootstrap's own; conjugation is always needed.
         bootstraps: per iteration of a full batch.
@@ -256,7 +258,8 @@ def plan(job: JobSpec) -> Plan:
     for layout in layouts:
         a = layout.row_blocks(min(job.batch_size, job.train_samples))
         b = layout.column_blocks(job.columns)
-        # All layouts share one shape of circuit, so about 12 refreshes per row block and one per column block rank them.
+        # All layouts share one shape of circuit, so about 12 refreshes per row block and one per column block rank
+        # them.
         candidates.append(((12 * a + b) * BOOTSTRAP_KEY_SWITCHES + _key_switches(job, layout), layout.rows, layout))
     layout = min(candidates)[2]
     return plan_for(job, layout)

@@ -15,16 +15,14 @@ from hetal.protocol.job import JobSpec
 
 
 def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noise: Noise | None = None) -> ClearResult:
-    """What :func:`hetal.kernels.clear.train_clear` computes, with the approximations and level schedule of the server."""
+    """What ``train_clear`` computes, with the approximations and the level schedule of the server."""
     chosen = plan(job)
     layout, padded = chosen.layout, job.padded_classes
     ev = PlainEvaluator(level_model(job.parameters), noise)
     ev.schedule = chosen.schedule
     xb, vb = with_bias(x), with_bias(x_val)
     onehot = np.eye(padded)[y]
-    zeros = [
-        ev.encrypt(v, chosen.weights_level) for v in layout.pack_tiled_rows(np.zeros((padded, job.columns)))
-    ]
+    zeros = [ev.encrypt(v, chosen.weights_level) for v in layout.pack_tiled_rows(np.zeros((padded, job.columns)))]
     state = State(zeros, zeros)
     validation = [[ev.encrypt(v, chosen.validation_level) for v in row] for row in layout.pack(vb)]
 
@@ -43,7 +41,9 @@ def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noi
             labels = [ev.encrypt(v, chosen.y_level) for v in layout.pack_tiled_columns(onehot[rows])]
             state = iterate(ev, job, layout, state, blocks, labels, step=step, rows=count)
             step += 1
-        slots = [ev.decrypt(ct).real / chosen.logit_scale for ct in evaluate(ev, job, layout, validation, state.weights)]
+        slots = [
+            ev.decrypt(ct).real / chosen.logit_scale for ct in evaluate(ev, job, layout, validation, state.weights)
+        ]
         logits = layout.unpack_tiled_columns(slots, (len(vb), padded))[:, : job.classes]
         result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
         result.losses.append(cross_entropy(logits, y_val))

@@ -1,8 +1,8 @@
 """HETAL's softmax of encrypted logits in [-R, R] (ICML 2023, section 3.3 and algorithm 1; papers.md 1.5).
 
-Approximate row maximum, normalisation, domain extension, exponential, Goldschmidt inverse. Logits arrive times 1/(2R) in tiled
-columns; all constants fold into coefficients and masks. Every slot stays inside the bound of the checkpoint it passes, the
-unused ones too, because one slot that is too large for a bootstrap spoils all of them.
+Approximate row maximum, normalisation, domain extension, exponential, Goldschmidt inverse. Logits arrive times 1/(2R)
+in tiled columns; all constants fold into coefficients and masks. Every slot stays inside the bound of the checkpoint it
+passes, the unused ones too, because one slot that is too large for a bootstrap spoils all of them.
 """
 
 from __future__ import annotations
@@ -42,15 +42,16 @@ def softmax(ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spe
     """Row-wise softmax.
 
     Args:
-        x: logits / (2R), R = ``spec.logit_range``, in tiled columns with period c' = ``classes`` padded to a power of two; the
+        x: logits / (2R), R = ``spec.logit_range``, in tiled columns with period c' = ``classes`` padded to a power of
+        two; the
             slots of padded classes are zero.
         classes: true class count.
 
     Returns:
         Probabilities in tiled columns. Padded classes get about exp(-2R) and are not exactly zero.
 
-    Levels: log2(c') (3 (g + f) + 1) + 1 for the maximum, 2 n for the extension, 4 + k for the exponential, 1 for the mask of
-    the sum, ``inverse_iterations`` + 1 for the inverse and 1 for the product.
+    Levels: log2(c') (3 (g + f) + 1) + 1 for the maximum, 2 n for the extension, 4 + k for the exponential, 1 for the
+    mask of the sum, ``inverse_iterations`` + 1 for the inverse and 1 for the product.
     """
     padded = 1 << max(1, (classes - 1).bit_length())
     if padded > classes:
@@ -95,8 +96,8 @@ def row_maximum(ev: Evaluator, x: Ciphertext, layout: BlockLayout, padded: int, 
 def extend(ev: Evaluator, x: Ciphertext, factor: float) -> Ciphertext:
     """One step of domain extension (Cheon et al., TIFS 2022), in units in which its domain is [-1, 1]. Two levels.
 
-    x <- x - (4/27) x^3 / (r L^i)^2 maps [-r L^(i+1), r L^(i+1)] into [-r L^i, r L^i] and hardly moves what is small. With
-    v = x / (r L^(i+1)) before and x / (r L^i) after it reads v <- L v - (4/27) L^3 v^3.
+    x <- x - (4/27) x^3 / (r L^i)^2 maps [-r L^(i+1), r L^(i+1)] into [-r L^i, r L^i] and hardly moves what is small.
+    With v = x / (r L^(i+1)) before and x / (r L^i) after it reads v <- L v - (4/27) L^3 v^3.
     """
     return evaluate(ev, x, [0.0, factor, 0.0, -4.0 / 27.0 * factor**3])
 
@@ -120,8 +121,8 @@ def inverse_of_sum(
 ) -> Ciphertext:
     """1 / (sum of a row's exponentials) in all columns of the row.
 
-    Goldschmidt's iteration on z' = z / r0, z in (0, r0): t = 1 - z', y = 2 - z', then t <- t^2, y <- y (1 + t). y is kept
-    times 1 / r0, so that it ends at 1/z and stays below 1 on the way.
+    Goldschmidt's iteration on z' = z / r0, z in (0, r0): t = 1 - z', y = 2 - z', then t <- t^2, y <- y (1 + t). y is
+    kept times 1 / r0, so that it ends at 1/z and stays below 1 on the way.
     """
     total = numerator
     step = 1
@@ -141,8 +142,8 @@ def inverse_of_sum(
 @lru_cache(maxsize=64)
 def maximum_shortfall(padded: int, spec: SoftmaxSpec) -> float:
     """How far, in logits, the approximate maximum can lie below the true one."""
-    gap = np.linspace(0.0, 1.0, 20_001)
-    sign = gap
+    gap = np.arange(20_001, dtype=np.float64) / 20_000
+    sign: NDArray[np.float64] = gap
     for coefficients in (SIGN_G,) * spec.comparison_g + (SIGN_F,) * spec.comparison_f:
         sign = _clear(coefficients, sign)
     loss = float(np.max(gap * (1.0 - sign) / 2.0))

@@ -140,7 +140,9 @@ class JobSpec:
             if not (math.isfinite(number) and 0 < number <= top):
                 raise InputError(f"{name} = {number} is outside (0, {top}]")
         if self.batches > limits.BLOBS_PER_JOB_MAX // 4:
-            raise QuotaError(f"{self.batches} mini-batches; at most {limits.BLOBS_PER_JOB_MAX // 4}: raise the batch size")
+            raise QuotaError(
+                f"{self.batches} mini-batches; at most {limits.BLOBS_PER_JOB_MAX // 4}: raise the batch size"
+            )
         if self.padded_classes * 2 > self.parameters.slots:
             raise LayoutError(f"{self.classes} classes do not fit the {self.parameters.slots} slots of the preset")
         self.softmax.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,8 @@ class PlainEvaluator(Evaluator):
     def _blur(self, values: Slots, deviation: float) -> Slots:
         if deviation == 0.0:
             return values
-        error = self._rng.normal(size=(2, self.slots)) * deviation
-        return values + error[0] + 1j * error[1]
+        error: Any = self._rng.normal(size=(2, self.slots)) * deviation
+        return cast(Slots, values + error[0] + 1j * error[1])
 
     def _op(self, values: Slots) -> Slots:
         return self._blur(values, self.noise.per_operation)
