@@ -148,6 +148,13 @@ class TestCommands:
         for line in lines:
             parse(build_parser(), line)
 
+    def test_every_import_of_the_readme_exists(self) -> None:
+        blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+        imports = [line for block in blocks for line in block.splitlines() if line.startswith(("import ", "from "))]
+        assert imports
+        for line in imports:
+            exec(line, {})
+
     def test_a_wrong_option_would_be_noticed(self) -> None:
         from hetal.cli.main import build_parser
 
