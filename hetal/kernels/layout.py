@@ -66,6 +66,7 @@ class BlockLayout:
 
     def pack_tiled_rows(self, w: Array) -> list[Array]:
         """(c', b) -> one vector per column block, row i holding w[i mod c']."""
+        self.require_period(w.shape[0])
         return [row[0] for row in zip(*self.pack(np.tile(w, (self.rows // len(w), 1))), strict=True)]
 
     def unpack_tiled_rows(self, vectors: Sequence[Array], shape: tuple[int, int]) -> Array:
@@ -74,6 +75,7 @@ class BlockLayout:
 
     def pack_tiled_columns(self, a: Array) -> list[Array]:
         """(n, c') -> one vector per row block, column l holding a[:, l mod c']."""
+        self.require_period(a.shape[1])
         return [row[0] for row in self.pack(np.tile(a, (1, self.cols // a.shape[1])))]
 
     def unpack_tiled_columns(self, vectors: Sequence[Array], shape: tuple[int, int]) -> Array:

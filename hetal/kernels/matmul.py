@@ -11,6 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hetal.errors import LayoutError, ShapeError
 from hetal.kernels.evaluator import Ciphertext, Evaluator
 from hetal.kernels.layout import BlockLayout
 
@@ -35,14 +36,18 @@ def diag_abt(
     Returns:
         One ciphertext per row block of the product (n x c'), in tiled columns.
 
+    Raises:
+        LayoutError: ``classes`` does not tile the layout, or the layout does not fill the slots.
+        ShapeError: the blocks of A and B do not match.
+
     Three levels: product, column mask, diagonal mask. Per row block h products' relinearisations and 2 h log2(s1)
     rotations; besides h rotations and one complexifying rotation per column block, and one conjugation per row block.
     """
-    layout.require_period(classes)
+    _require_match(ev, a, layout, classes, columns=len(b))
     half = classes // 2
     complexified = [ev.add(block, ev.mul_i(ev.rotate(block, half * layout.cols))) for block in b]
     shifted = [ev.rotate_many(block, [k * layout.cols for k in range(half)]) for block in complexified]
-    first_column = _column_mask(layout)
+    first_column = _first_columns_mask(layout, 1)
 
     def product(row: list[Ciphertext]) -> Ciphertext:
         terms = []
@@ -78,9 +83,13 @@ def diag_atb(
     Returns:
         One ciphertext per column block of the product (c' x m), in tiled rows.
 
+    Raises:
+        LayoutError: ``classes`` does not tile the layout, or the layout does not fill the slots.
+        ShapeError: the blocks of A and B do not match.
+
     Levels: of A 3 (first rotation's mask, product, diagonal mask) with ``partial``, else 4; of B 3, else 2.
     """
-    layout.require_period(classes)
+    _require_match(ev, b, layout, classes, rows=len(a))
     half = classes // 2
     complexified = [ev.add(block, ev.mul_i(rotate_columns(ev, block, half, layout))) for block in a]
     totals: list[list[Ciphertext]] = []
@@ -158,26 +167,41 @@ def _rotate_up_last_columns(ev: Evaluator, ct: Ciphertext, steps: int, layout: B
     return ev.add(ev.sub(ct, last), ev.rotate(last, layout.cols))
 
 
-@lru_cache(maxsize=64)
-def _column_mask(layout: BlockLayout) -> Mask:
-    return _first_columns_mask(layout, 1)
+def _require_match(
+    ev: Evaluator,
+    blocks: list[list[Ciphertext]],
+    layout: BlockLayout,
+    classes: int,
+    *,
+    rows: int | None = None,
+    columns: int | None = None,
+) -> None:
+    """Check the layout, and that ``blocks`` is a rectangle of ``rows`` x ``columns`` where these are given."""
+    layout.require_period(classes)
+    if layout.slots != ev.slots:
+        raise LayoutError(f"a block of {layout.rows} x {layout.cols} does not fill {ev.slots} slots")
+    wanted = len(blocks[0]) if columns is None and blocks else columns
+    if not blocks or not wanted or any(len(row) != wanted for row in blocks) or rows not in (None, len(blocks)):
+        raise ShapeError(f"{[len(row) for row in blocks]} blocks per row do not match the other factor's")
 
 
-@lru_cache(maxsize=256)
+# Masks are cached because a backend's cache of encodings is keyed by their content: equal content every iteration, and
+# none of it computed twice. At 2^15 slots a mask is 512 KiB, so each cache holds at most 64 MiB.
+@lru_cache(maxsize=128)
 def _first_columns_mask(layout: BlockLayout, count: int) -> Mask:
     mask = np.zeros((layout.rows, layout.cols), dtype=np.complex128)
     mask[:, :count] = 1.0
-    return mask.reshape(layout.slots)
+    return _frozen(mask, layout)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _last_columns_mask(layout: BlockLayout, count: int) -> Mask:
     mask = np.zeros((layout.rows, layout.cols), dtype=np.complex128)
     mask[:, layout.cols - count :] = 1.0
-    return mask.reshape(layout.slots)
+    return _frozen(mask, layout)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _diagonal_mask(
     layout: BlockLayout, classes: int, k: int, scale: float, *, columns: bool, limit: int | None = None
 ) -> Mask:
@@ -191,4 +215,10 @@ def _diagonal_mask(
     mask = 0.5 * scale * ((offset == 0) - 1j * (offset == classes // 2))
     if limit is not None:
         mask = mask * ((row % classes) < limit)
-    return np.ascontiguousarray(mask.reshape(layout.slots))
+    return _frozen(mask, layout)
+
+
+def _frozen(mask: Mask, layout: BlockLayout) -> Mask:
+    vector = np.ascontiguousarray(mask.reshape(layout.slots))
+    vector.setflags(write=False)
+    return vector
