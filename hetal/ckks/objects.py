@@ -40,12 +40,14 @@ class Dialect:
     Attributes:
         head: bytes from the first field that names the class to just before the (inner) key tag.
         limbs, chains: pointer ids that the head defines, and what they stand for.
+        next_pointer: id of the first definition behind the head; ids count up from there.
         context_pointer: id of the context, for the second and later keys of a map.
     """
 
     head: bytes
     limbs: tuple[tuple[int, int], ...]
     chains: tuple[tuple[int, Chain], ...]
+    next_pointer: int = 0
     context_pointer: int = 0
 
 
@@ -77,6 +79,9 @@ class Expected:
         head = reader.until(tag)
         reader.string()
         parts = reader.polys(None)
+        # Slots, level, hops, scale degree; scale; integer scale; encoding.
+        reader.take(16 + 8 + 8 + 4)
+        reader.definition("the metadata")
         plain = reader.dialect(head)
         ring_dimension = reader.ring_dimension
 
@@ -118,7 +123,7 @@ def validate_ciphertext(data: bytes, expected: Expected) -> CiphertextInfo:
         CiphertextFormatError, TruncatedError, KeyTagError, ResidueError.
     """
     reader = _Reader(data, expected, expected.ciphertext)
-    reader.same(expected.ciphertext.head, "the crypto context of the ciphertext")
+    reader.same(expected.ciphertext, "the crypto context of the ciphertext")
     reader.tag(expected.key_tag)
     limbs = reader.limb_count_ahead()
     if not 1 <= limbs <= len(expected.moduli):
@@ -149,7 +154,7 @@ def validate_mult_key(data: bytes, expected: Expected) -> None:
     reader.equal(1, reader.u64(), "the number of key tags")
     reader.tag(expected.key_tag)
     reader.equal(1, reader.u64(), "the number of relinearisation keys")
-    reader.same(expected.mult_key.head, "the crypto context of the key")
+    reader.same(expected.mult_key, "the crypto context of the key")
     reader.tag(expected.key_tag)
     reader.key_polys([(*expected.moduli, *expected.special_moduli)] * expected.digits)
     reader.end()
@@ -161,17 +166,19 @@ def validate_rotation_keys(data: bytes, expected: Expected) -> list[int]:
     reader.equal(1, reader.u8(), "the byte order flag")
     reader.equal(1, reader.u64(), "the number of key tags")
     reader.tag(expected.key_tag)
+    reader.next_pointer = 1
     reader.definition("the key map")
     count = reader.count(KEYS_PER_OBJECT_MAX, "keys")
     order = 2 * expected.ring_dimension
     indices: list[int] = []
     for position in range(count):
         index = reader.u32()
-        if not (0 < index < order) or index in indices:
-            raise CiphertextFormatError(f"automorphism index {index} is repeated or outside 1..{order - 1}")
+        sound = 0 < index < order and (index % 2 == 1 or index in (order - 4, order - 2))
+        if not sound or index in indices:
+            raise CiphertextFormatError(f"automorphism index {index} is repeated, or none below {order}")
         indices.append(index)
         if position == 0:
-            reader.same(expected.rotation_keys.head, "the crypto context of the key")
+            reader.same(expected.rotation_keys, "the crypto context of the key")
         else:
             reader.equal(1, reader.u32(), "the key's class")
             reader.definition("the key")
@@ -201,6 +208,7 @@ class _Reader:
         self.limbs: dict[int, int] = dict(dialect.limbs) if dialect else {}
         self.chains: dict[int, Chain] = dict(dialect.chains) if dialect else {}
         self.defined: set[int] = set()
+        self.next_pointer = 0
 
     # -- fields -------------------------------------------------------------------------------------------------------
 
@@ -241,6 +249,7 @@ class _Reader:
             head,
             tuple((i, q) for i, q in self.limbs.items() if i not in self.defined),
             tuple((i, c) for i, c in self.chains.items() if i not in self.defined),
+            min(self.defined, default=0),
         )
 
     # -- checks -------------------------------------------------------------------------------------------------------
@@ -249,9 +258,10 @@ class _Reader:
         if value != found:
             raise CiphertextFormatError(f"{what} is {found} where {value} is due, before byte {self.at}")
 
-    def same(self, head: bytes, what: str) -> None:
-        if self.take(len(head)) != head:
+    def same(self, dialect: Dialect, what: str) -> None:
+        if self.take(len(dialect.head)) != dialect.head:
             raise CiphertextFormatError(f"{what} is not the one that the job's parameters give")
+        self.next_pointer = dialect.next_pointer
 
     def tag(self, key_tag: str) -> None:
         found = self.string()
@@ -262,12 +272,22 @@ class _Reader:
         if self.at != len(self.data):
             raise CiphertextFormatError(f"{len(self.data) - self.at} bytes follow the object")
 
-    def definition(self, what: str) -> int:
-        """The id of a pointer that is defined here."""
+    def definition(self, what: str) -> None:
+        """A pointer that must be defined here."""
         pointer = self.u32()
         if not pointer & NEW:
             raise CiphertextFormatError(f"{what} refers back where a new object is due, before byte {self.at}")
-        return pointer & ~NEW
+        self.claim(pointer)
+
+    def claim(self, pointer: int) -> int:
+        """The id of a definition; ids count up in the order of the stream."""
+        identity = pointer & ~NEW
+        if self.learn:
+            self.defined.add(identity)
+        else:
+            self.equal(self.next_pointer, identity, "a pointer's id")
+            self.next_pointer += 1
+        return identity
 
     def version(self, name: str) -> None:
         if name not in self.versions:
@@ -329,6 +349,7 @@ class _Reader:
         self.equal(SAME_TYPE, self.u32(), "the type of limb parameters")
         pointer = self.u32()
         if pointer & NEW:
+            identity = self.claim(pointer)
             order, dimension = self.u32(), self.u32()
             self.equal(2 * self.ring_dimension, order, "the cyclotomic order")
             self.equal(self.ring_dimension, dimension, "the ring dimension")
@@ -338,7 +359,7 @@ class _Reader:
                 raise CiphertextFormatError(f"{root} is no primitive root of order {order} modulo {modulus}")
             self.equal(0, self.u64(), "the big modulus of a limb")
             self.equal(0, self.u64(), "the big root of a limb")
-            self.define(pointer, self.limbs, modulus)
+            self.limbs[identity] = modulus
         elif self.learn and pointer not in self.limbs:
             self.limbs[pointer] = modulus
         elif self.limbs.get(pointer) != modulus:
@@ -348,6 +369,7 @@ class _Reader:
         self.equal(SAME_TYPE, self.u32(), "the type of chain parameters")
         pointer = self.u32()
         if pointer & NEW:
+            identity = self.claim(pointer)
             self.equal(2 * self.ring_dimension, self.u32(), "the cyclotomic order")
             self.equal(self.ring_dimension, self.u32(), "the ring dimension")
             product = 1
@@ -359,18 +381,11 @@ class _Reader:
             self.equal(len(chain), self.count(CHAIN_MAX, "limbs"), "the number of chain parameters")
             for modulus in chain:
                 self.limb_parameters(modulus)
-            self.define(pointer, self.chains, chain)
+            self.chains[identity] = chain
         elif self.learn and pointer not in self.chains:
             self.chains[pointer] = chain
         elif self.chains.get(pointer) != chain:
             raise CiphertextFormatError(f"pointer {pointer} does not stand for this chain of moduli")
-
-    def define(self, pointer: int, table: dict[int, int] | dict[int, Chain], value: int | Chain) -> None:
-        identity = pointer & ~NEW
-        if identity in self.limbs or identity in self.chains:
-            raise CiphertextFormatError(f"pointer {identity} is defined twice")
-        self.defined.add(identity)
-        table[identity] = value  # type: ignore[assignment]
 
     def big(self) -> int:
         words = self.count(512, "words of a big integer")

@@ -107,7 +107,7 @@ class TrainedJob:
 
 
 class Client:
-    """``async with Client("127.0.0.1:7464") as client: job = await client.train(...)``."""
+    """``async with Client("127.0.0.1:7443") as client: job = await client.train(...)``."""
 
     def __init__(self, address: str) -> None:
         self._transport = Transport(address)
