@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
     data.add_argument("--labels", type=Path, metavar="FILE", help=".npy or .csv with one label a row")
     data.add_argument("--label-column", metavar="NAME", help="column of a .csv that holds the labels (default: label)")
     data.add_argument("--validation-fraction", type=float, default=0.1, metavar="F", help="where the file has none")
-    data.add_argument("--limit-rows", type=int, metavar="N", help="use the first N training rows alone")
+    data.add_argument("--limit-rows", type=int, metavar="N", help="train on a random sample of N rows")
     data.add_argument("--no-standardize", action="store_true", help="encrypt the features as they are")
     add_training_options(parser)
     out = parser.add_argument_group("output")
@@ -82,7 +82,7 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    data = read_data(args).limited(args.limit_rows).with_validation(args.validation_fraction, args.seed)
+    data = read_data(args).limited(args.limit_rows, args.seed).with_validation(args.validation_fraction, args.seed)
     job = asyncio.run(_train(args, data))
     job.model.save(args.model_out)
     result = summary(job)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,21 @@ class Dataset:
     x_test: Array | None = None
     y_test: NDArray[Any] | None = None
 
-    def limited(self, rows: int | None) -> Dataset:
-        """At most the first ``rows`` training rows, and as large a share of validation and test rows."""
+    def limited(self, rows: int | None, seed: int) -> Dataset:
+        """A random sample of training rows, and as large a share of the validation rows. Test rows stay."""
         if rows is None or rows >= len(self.x_train):
             return self
-        share = rows / len(self.x_train)
-
-        def head(values: Any) -> Any:
-            return None if values is None else values[: max(1, round(len(values) * share))]
-
-        return Dataset(
-            self.x_train[:rows],
-            self.y_train[:rows],
-            head(self.x_val),
-            head(self.y_val),
-            head(self.x_test),
-            head(self.y_test),
+        rng, share = np.random.default_rng(seed), rows / len(self.x_train)
+        train = rng.permutation(len(self.x_train))[:rows]
+        if self.x_val is None or self.y_val is None:
+            return replace(self, x_train=self.x_train[train], y_train=self.y_train[train])
+        val = rng.permutation(len(self.x_val))[: max(1, round(len(self.x_val) * share))]
+        return replace(
+            self,
+            x_train=self.x_train[train],
+            y_train=self.y_train[train],
+            x_val=self.x_val[val],
+            y_val=self.y_val[val],
         )
 
     def with_validation(self, fraction: float, seed: int) -> Dataset:
