@@ -1,4 +1,4 @@
-"""The products that HETAL compares itself with: Crockett's ColMajor and RowMajor, and PrivGD's (papers.md 1.6 and 6).
+"""The products that HETAL compares itself with: Crockett's ColMajor and RowMajor, and PrivGD's (arXiv 2403.14111).
 
 They serve the benchmark alone. All sums of products are relinearised once, as in :mod:`hetal.kernels.matmul`, so that
 a comparison of key switches shows the algorithms and not the laziness of one of them.

@@ -1,4 +1,4 @@
-"""How matrices lie in slots: row-major blocks, and the two periodic tilings of HETAL (papers.md 1.6)."""
+"""How matrices lie in slots: row-major blocks, and the two periodic tilings of HETAL (arXiv 2403.14111)."""
 
 from __future__ import annotations
 

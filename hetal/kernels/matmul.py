@@ -1,4 +1,4 @@
-"""DiagABT and DiagATB, HETAL's two encrypted matrix products (ICML 2023, algorithms 2 to 5; papers.md 1.6).
+"""DiagABT and DiagATB, HETAL's two encrypted matrix products (arXiv 2403.14111, algorithms 2 to 5).
 
 Blocks are s0 x s1. ``classes`` is the padded class count c', a power of two that divides s0 and s1; h = c'/2. Sums of
 products over blocks are relinearised once. All constants fold into the last mask.

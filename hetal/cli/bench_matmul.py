@@ -1,0 +1,269 @@
+"""``hetal bench matmul``: the operations that each encrypted matrix product executes, beside the paper's table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from hetal.cli.machine import machine_facts
+from hetal.kernels.backends.counting import CountingEvaluator
+from hetal.kernels.backends.plain import PlainEvaluator
+from hetal.kernels.baselines import column_major_abt, privgd_abt, privgd_atb, row_major_atb
+from hetal.kernels.evaluator import Ciphertext, LevelModel
+from hetal.kernels.layout import Array, BlockLayout
+from hetal.kernels.matmul import diag_abt, diag_atb
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+else:
+    Subparsers = Any
+
+LABELS: Final = {
+    "privgd_abt": "PrivGD ABᵀ",
+    "column_major_abt": "ColMajor ABᵀ",
+    "diag_abt": "DiagABT",
+    "privgd_atb": "PrivGD AᵀB",
+    "row_major_atb": "RowMajor AᵀB",
+    "diag_atb": "DiagATB",
+    "diag_atb_protup": "DiagATB PRotUp",
+}
+LOG2_SLOTS: Final = 15
+TOP_LEVEL: Final = 6
+# PrivGD needs a ciphertext per weight, gigabytes of plain slots at full size. Its counts are taken there without data,
+# its result is checked with more ciphertexts of fewer slots.
+PRIVGD_CHECK_SLOTS: Final = 256
+SEED: Final = 0
+
+Bench = PlainEvaluator | CountingEvaluator
+Row = list[Ciphertext]
+Counts = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Samples a, features b, classes c: A B^T is (a x b)(b x c), A^T B is (c x a)(a x b)."""
+
+    a: int
+    b: int
+    c: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """X: (a, b) features. W: (c, b) weights. P: (a, c) residuals."""
+
+    x: Array
+    w: Array
+    p: Array
+
+
+# HETAL's table of operation counts (CMult, Mult, Rot) in the version its authors corrected (arXiv 2403.14111, T7).
+# Per shape, in the order of LABELS.
+_PAPER_ROWS: Final[dict[tuple[int, int, int], tuple[Counts, ...]]] = {
+    (128, 128, 4): ((0, 512, 0), (8, 4, 63), (4, 2, 34), (0, 512, 7680), (8, 4, 63), (4, 2, 18), (4, 2, 18)),
+    (256, 256, 8): ((0, 2048, 0), (24, 16, 191), (8, 8, 64), (0, 2048, 30720), (24, 16, 191), (12, 8, 72), (15, 8, 75)),
+    (512, 769, 4): (
+        (0, 3076, 0),
+        (56, 52, 495),
+        (4, 26, 50),
+        (0, 3076, 46140),
+        (56, 52, 495),
+        (28, 26, 238),
+        (40, 26, 250),
+    ),
+    (1024, 769, 8): (
+        (0, 6152, 0),
+        (208, 200, 2047),
+        (8, 100, 140),
+        (0, 6152, 92280),
+        (208, 200, 2047),
+        (104, 100, 1008),
+        (176, 100, 1080),
+    ),
+    (2048, 769, 16): (
+        (0, 12304, 0),
+        (800, 784, 8703),
+        (16, 392, 456),
+        (0, 12304, 184560),
+        (800, 784, 8703),
+        (400, 392, 4328),
+        (736, 392, 4664),
+    ),
+}
+PAPER: Final = {Shape(*sizes): dict(zip(LABELS, rows, strict=True)) for sizes, rows in _PAPER_ROWS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Result of one kernel: its ciphertexts, and how to read the matrix from their slots."""
+
+    outputs: Row
+    read: Callable[[Sequence[Array]], Array]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    parser = subparsers.add_parser(
+        "matmul",
+        help="operation counts of the encrypted matrix products",
+        description="Execute HETAL's matrix products and their rivals at the paper's five shapes, and count.",
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("plain", "counting"),
+        default="plain",
+        help="plain: on NumPy slots, with the error of every product; counting: without data",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.set_defaults(run=command)
+
+
+def command(args: argparse.Namespace) -> int:
+    """Print the report. Exit status 1 when a count differs from the paper's."""
+    report = run(args)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print_tables(report)
+    return 0 if report["matches_paper"] else 1
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """The report: machine facts, and per shape and product the counts, levels, error and the paper's counts."""
+    shapes: list[dict[str, Any]] = [
+        {"a": shape.a, "b": shape.b, "c": shape.c, "slots": 1 << LOG2_SLOTS, "columns": measure(shape, args.backend)}
+        for shape in PAPER
+    ]
+    return {
+        "machine": machine_facts(),
+        "backend": args.backend,
+        "matches_paper": all(column["matches_paper"] for shape in shapes for column in shape["columns"].values()),
+        "shapes": shapes,
+    }
+
+
+def measure(shape: Shape, backend: str) -> dict[str, dict[str, Any]]:
+    """Execute the seven products of one shape, with s0 = a and s1 = slots / a as in the paper.
+
+    ``max_error`` is the largest difference of an entry from NumPy's product, in ciphertexts of ``checked_slots``; both
+    are None on the counting backend.
+    """
+    data = operands(shape)
+    model = _model(1 << LOG2_SLOTS)
+    report = {}
+    for name, paper in PAPER[shape].items():
+        checked: PlainEvaluator | None = None
+        error: float | None = None
+        if backend == "counting" or name.startswith("privgd"):
+            ev: Bench = CountingEvaluator(model)
+            product = multiply(ev, name, data)
+            if backend == "plain":
+                checked = PlainEvaluator(_model(min(shape.a, PRIVGD_CHECK_SLOTS)))
+                error = _max_error(checked, name, multiply(checked, name, data), data)
+        else:
+            ev = checked = PlainEvaluator(model)
+            product = multiply(ev, name, data)
+            error = _max_error(checked, name, product, data)
+        counts = (ev.total("mul_plain"), ev.total("mul"), ev.total("rotate") + ev.total("rotate_hoisted"))
+        report[name] = {
+            **dict(zip(("cmult", "mult", "rot"), counts, strict=True)),
+            "conj": ev.total("conjugate"),
+            "relin": ev.total("relin"),
+            "levels": TOP_LEVEL - min(ct.level for ct in product.outputs),
+            "max_error": error,
+            "checked_slots": checked.slots if checked else None,
+            "paper": dict(zip(("cmult", "mult", "rot"), paper, strict=True)),
+            "matches_paper": counts == paper,
+        }
+    return report
+
+
+def operands(shape: Shape) -> Operands:
+    """Uniform in [-1, 1), the same in every run."""
+    rng = np.random.default_rng(SEED)
+    return Operands(
+        *(rng.uniform(-1, 1, size) for size in ((shape.a, shape.b), (shape.c, shape.b), (shape.a, shape.c)))
+    )
+
+
+def multiply(ev: Bench, name: str, data: Operands) -> Product:
+    """Pack the operands as the product ``name`` wants them, encrypt them and execute it.
+
+    The blocks of all but PrivGD have as many rows as there are samples, a power of two.
+    """
+    (a, b), c = data.x.shape, len(data.w)
+
+    def enter(vectors: Sequence[NDArray[np.float64]]) -> Row:
+        return [ev.encrypt(vector) for vector in vectors]
+
+    if name.startswith("privgd"):
+        samples = [slice(start, start + ev.slots) for start in range(0, a, ev.slots)]
+        x = [enter([column[part] for part in samples]) for column in data.x.T]
+        if name == "privgd_abt":
+            w = [enter([np.broadcast_to(entry, ev.slots) for entry in row]) for row in data.w]
+            outputs = privgd_abt(ev, x, w)
+            return Product(_flat(outputs), lambda v: np.reshape(np.stack(v), (c, -1)).T[:a])
+        outputs = privgd_atb(ev, [enter([column[part] for part in samples]) for column in data.p.T], x)
+        return Product(_flat(outputs), lambda v: np.reshape([slots[0] for slots in v], (c, b)))
+
+    layout = BlockLayout(rows=a, cols=ev.slots // a)
+    blocks = [enter(row) for row in layout.pack(data.x)]
+    if name == "diag_abt":
+        weights = enter(layout.pack_tiled_rows(data.w))
+        return Product(diag_abt(ev, blocks, weights, layout, c), lambda v: layout.unpack_tiled_columns(v, (a, c)))
+    if name == "column_major_abt":
+        weights = enter(layout.pack(data.w)[0])
+        return Product(
+            column_major_abt(ev, blocks, weights, layout, c), lambda v: layout.unpack_tiled_columns(v, (a, c))
+        )
+    if name == "row_major_atb":
+        residuals = enter([row[0] for row in layout.pack(data.p)])
+        return Product(row_major_atb(ev, residuals, blocks, layout, c), lambda v: layout.unpack_tiled_rows(v, (c, b)))
+    residuals = enter(layout.pack_tiled_columns(data.p))
+    outputs_tiled = diag_atb(ev, residuals, blocks, layout, c, partial=name == "diag_atb_protup")
+    return Product(outputs_tiled, lambda v: layout.unpack_tiled_rows(v, (c, b)))
+
+
+def _flat(rows: Sequence[Row]) -> Row:
+    return [ct for row in rows for ct in row]
+
+
+def _model(slots: int) -> LevelModel:
+    return LevelModel(slots, top_level=TOP_LEVEL, bootstrap_input_level=1, bootstrap_output_level=TOP_LEVEL)
+
+
+def _max_error(ev: PlainEvaluator, name: str, product: Product, data: Operands) -> float:
+    vectors: Any = [ev.decrypt(ct) for ct in product.outputs]
+    expected = data.p.T @ data.x if "atb" in name else data.x @ data.w.T
+    return float(np.abs(product.read(vectors) - expected).max())
+
+
+def _print_tables(report: dict[str, Any]) -> None:
+    console = Console()
+    for shape in report["shapes"]:
+        table = Table(
+            title=f"{shape['a']} samples, {shape['b']} features, {shape['c']} classes; {shape['slots']} slots",
+            title_justify="left",
+            box=box.SIMPLE,
+            padding=0,
+        )
+        table.add_column("product", no_wrap=True)
+        for heading in ("CMult", "Mult", "Rot", "paper", "Conj", "Relin", "levels", "error"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for name, column in shape["columns"].items():
+            paper = "same" if column["matches_paper"] else "/".join(str(n) for n in column["paper"].values())
+            error = "" if column["max_error"] is None else f"{column['max_error']:.1e}"
+            numbers = [str(column[key]) for key in ("cmult", "mult", "rot")]
+            rest = [str(column[key]) for key in ("conj", "relin", "levels")]
+            table.add_row(LABELS[name], *numbers, paper, *rest, error)
+        console.print(table)
+    machine = report["machine"]
+    console.print(f"{machine['processor']}, {machine['cores']} cores, NumPy {machine['numpy']}", highlight=False)
