@@ -13,7 +13,7 @@ from hetal.errors import HetalError
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
-COMMANDS: Final = ("serve", "train", "predict", "demo", "jobs")
+COMMANDS: Final = ("serve", "train", "predict", "demo", "jobs", "bench")
 
 
 def build_parser() -> argparse.ArgumentParser:
