@@ -143,7 +143,7 @@ async def test_a_server_refuses_insecure_parameters_by_default() -> None:
 async def test_no_server_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hetal.limits.RECONNECT_ATTEMPTS_MAX", 1)
     async with Client("127.0.0.1:9") as client:
-        with pytest.raises(ConnectionFailedError, match="127.0.0.1:9"):
+        with pytest.raises(ConnectionFailedError, match=r"127\.0\.0\.1:9"):
             await client.jobs()
 
 
