@@ -153,8 +153,11 @@ class OpenFheEvaluator(Evaluator):
         info = validate_ciphertext(data, self._expected)
         if info.limbs < info.scale_degree:
             raise CiphertextFormatError(f"{info.limbs} limbs cannot hold a scale of degree {info.scale_degree}")
+        level = info.limbs - info.scale_degree
         ct = openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY)
-        return Ciphertext(Cell(ct), info.limbs - info.scale_degree)
+        # The mark that slots are real does not survive serialisation. Without it on a ciphertext or on any operand that
+        # it came from, a bootstrap evaluates its sine twice and keeps imaginary parts. Compress sets it again.
+        return Ciphertext(Cell(self._context.Compress(ct, level + 1)), level)
 
     def dump(self, ct: Ciphertext) -> bytes:
         """Serialised, with a pending rescaling done first, so that every object has the plain form of a fresh one."""
