@@ -14,6 +14,8 @@ from hetal.errors import ParameterError
 Secret = Literal["sparse_encapsulated", "uniform_ternary"]
 
 SPECIAL_PRIME_BITS: Final = 60
+# Up to this ring dimension one operation is too small to share among threads, so whole ciphertexts are.
+PARALLEL_RING_DIMENSION_MAX: Final = 1 << 13
 # Levels that a StC-first bootstrap consumes besides its CoeffsToSlots, measured on OpenFHE 1.6 (docs/parameters.md):
 # with
 # level budget (lb_enc, lb_dec) a ciphertext leaves at L - (10 + lb_enc) and must enter with lb_dec + 1 levels left.

@@ -21,7 +21,13 @@ else:
 def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("serve", help="run a compute server", description="Run a compute server.")
     parser.add_argument("--listen", default="127.0.0.1:7443", metavar="HOST:PORT", help="port 0 takes a free one")
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="jobs, keys and ciphertexts")
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path("hetal-data"),
+        metavar="DIR",
+        help="jobs, keys and ciphertexts (default hetal-data)",
+    )
     parser.add_argument("--allow-insecure", action="store_true", help="accept parameter sets below 128 bits")
     parser.add_argument("--jobs-running", type=int, default=limits.JOBS_RUNNING_MAX, metavar="N")
     parser.add_argument("--worker-memory-gib", type=float, metavar="G", help="address space of one worker")

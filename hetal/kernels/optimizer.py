@@ -40,10 +40,12 @@ def update(ev: Evaluator, state: State, gradient: list[Ciphertext], beta: float,
 
     Consumes one level of W for the momentum term; none when ``beta`` is 0. Checkpoints: ``weights``, ``lookahead``.
     """
-    weights, lookahead = [], []
-    for old, ahead, step in zip(state.weights, state.lookahead, gradient, strict=True):
-        new = ev.checkpoint(ev.sub(ahead, step), "weights", weight_bound)
-        weights.append(new)
+
+    def step(column: tuple[Ciphertext, Ciphertext, Ciphertext]) -> tuple[Ciphertext, Ciphertext]:
+        old, ahead, change = column
+        new = ev.checkpoint(ev.sub(ahead, change), "weights", weight_bound)
         moved = ev.add(new, ev.mul_scalar(ev.sub(new, old), beta)) if beta else new
-        lookahead.append(ev.checkpoint(moved, "lookahead", weight_bound))
-    return State(weights, lookahead)
+        return new, ev.checkpoint(moved, "lookahead", weight_bound)
+
+    columns = ev.map(step, list(zip(state.weights, state.lookahead, gradient, strict=True)))
+    return State([new for new, _ in columns], [ahead for _, ahead in columns])

@@ -1,10 +1,11 @@
-"""Polynomials of ciphertexts in the least depth."""
+"""Real polynomials of ciphertexts in the least depth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hetal.kernels.evaluator import Ciphertext, Evaluator
+from hetal.errors import InputError
+from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector
 
 
 def depth(degree: int) -> int:
@@ -12,38 +13,68 @@ def depth(degree: int) -> int:
     return degree.bit_length()
 
 
-def evaluate(ev: Evaluator, x: Ciphertext, coefficients: Sequence[float]) -> Ciphertext:
+def evaluate(ev: Evaluator, x: Ciphertext, coefficients: Sequence[float], mask: Vector | None = None) -> Ciphertext:
     """sum_i coefficients[i] x^i by recursive halving at powers of two.
 
-    p = r + x^(2^k) q with deg r < 2^k: every product joins operands of nearly equal depth, so the depth is
-    ceil(log2(degree + 1)). Zero coefficients cost nothing, and each sum of products is relinearised once.
+    p = r + x^(2^k) q with deg r < 2^k: every product joins operands of nearly equal depth. Coefficients multiply before
+    the last product, where a level is idle; zero coefficients cost nothing; each sum of products is relinearised once.
+
+    Args:
+        coefficients: power basis, constant term first; at least one other than the constant is not zero.
+        mask: slots of zeros and ones; where it is zero, so is the result. It multiplies the coefficients and costs no
+            level.
+
+    Levels: ceil(log2(degree + 1)); an odd polynomial of degree 7 takes 3 levels, 5 products and 4 relinearisations, a
+    full one of degree 8 takes 4, 5 and 4.
+
+    Raises:
+        InputError: the polynomial is constant.
     """
-    terms = list(coefficients)
-    while len(terms) > 1 and terms[-1] == 0.0:
-        terms.pop()
-    powers = [x]
-    while 2 ** len(powers) < len(terms):
-        powers.append(ev.square(powers[-1]))
-    value, constant = _split(ev, powers, terms)
+    plan = _Halving(ev, x, mask)
+    value, constant = plan.split(coefficients)
     if value is None:
-        raise ValueError("a constant polynomial needs no ciphertext")
-    value = ev.relinearize(value)
-    return ev.add_scalar(value, constant) if constant else value
+        raise InputError("a constant polynomial needs no ciphertext")
+    return plan.shift(ev.relinearize(value), constant)
 
 
-def _split(ev: Evaluator, powers: list[Ciphertext], terms: list[float]) -> tuple[Ciphertext | None, float]:
-    """The polynomial as (ciphertext or None, constant term); the ciphertext may have three parts."""
-    if not any(terms[1:]):
-        return None, terms[0] if terms else 0.0
-    if len(terms) == 2:
-        return ev.mul_scalar(powers[0], terms[1]), terms[0]
-    half = 1 << ((len(terms) - 1).bit_length() - 1)
-    low, low_constant = _split(ev, powers, terms[:half])
-    high, high_constant = _split(ev, powers, terms[half:])
-    power = powers[half.bit_length() - 1]
-    if high is None:
-        upper = ev.mul_scalar(power, high_constant)
-    else:
-        high = ev.relinearize(high)
-        upper = ev.mul_no_relin(ev.add_scalar(high, high_constant) if high_constant else high, power)
-    return (upper if low is None else ev.add(low, upper)), low_constant
+class _Halving:
+    """One evaluation: the powers x^(2^k) made so far, and the mask that all coefficients carry."""
+
+    def __init__(self, ev: Evaluator, x: Ciphertext, mask: Vector | None) -> None:
+        self.ev = ev
+        self.powers = [x]
+        self.mask = mask
+
+    def power(self, k: int) -> Ciphertext:
+        """x^(2^k)."""
+        while len(self.powers) <= k:
+            self.powers.append(self.ev.square(self.powers[-1]))
+        return self.powers[k]
+
+    def scale(self, ct: Ciphertext, factor: float) -> Ciphertext:
+        return self.ev.mul_scalar(ct, factor) if self.mask is None else self.ev.mul_plain(ct, factor * self.mask)
+
+    def shift(self, ct: Ciphertext, constant: float) -> Ciphertext:
+        if not constant:
+            return ct
+        return self.ev.add_scalar(ct, constant) if self.mask is None else self.ev.add_plain(ct, constant * self.mask)
+
+    def split(self, coefficients: Sequence[float]) -> tuple[Ciphertext | None, float]:
+        """The polynomial as (ciphertext or None, constant term); the ciphertext may have three parts."""
+        terms = list(coefficients)
+        while terms and terms[-1] == 0.0:
+            terms.pop()
+        if len(terms) < 2:
+            return None, terms[0] if terms else 0.0
+        if len(terms) == 2:
+            return self.scale(self.power(0), terms[1]), terms[0]
+        k = (len(terms) - 1).bit_length() - 1
+        low, low_constant = self.split(terms[: 1 << k])
+        high, high_constant = self.split(terms[1 << k :])
+        if high is None:
+            # c x^(2^k) as (c h) h with h = x^(2^(k-1)): the factor rides on a product that is due anyway.
+            half = self.power(k - 1)
+            upper = self.ev.mul_no_relin(self.scale(half, high_constant), half)
+        else:
+            upper = self.ev.mul_no_relin(self.shift(self.ev.relinearize(high), high_constant), self.power(k))
+        return (upper if low is None else self.ev.add(low, upper)), low_constant

@@ -8,13 +8,13 @@ passes, the unused ones too, because one slot that is too large for a bootstrap 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hetal.errors import InputError
 from hetal.kernels.evaluator import Ciphertext, Evaluator
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.matmul import replicate_columns
@@ -38,39 +38,59 @@ EXPONENTIAL: Final = (
 )
 
 
-def softmax(ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spec: SoftmaxSpec) -> Ciphertext:
+def softmax(
+    ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spec: SoftmaxSpec, *, correct: bool = False
+) -> Ciphertext:
     """Row-wise softmax.
 
     Args:
         x: logits / (2R), R = ``spec.logit_range``, in tiled columns with period c' = ``classes`` padded to a power of
-        two; the
-            slots of padded classes are zero.
+            two; the slots of padded classes are zero.
         classes: true class count.
+        correct: invert the compression of the domain extension by a polynomial ("precise", papers.md 1.5); 3 levels.
 
     Returns:
-        Probabilities in tiled columns. Padded classes get about exp(-2R) and are not exactly zero.
+        Probabilities in tiled columns. Padded classes have probability zero.
 
-    Levels: log2(c') (3 (g + f) + 1) + 1 for the maximum, 2 n for the extension, 4 + k for the exponential, 1 for the
-    mask of the sum, ``inverse_iterations`` + 1 for the inverse and 1 for the product.
+    Levels: log2(c') (3 (g + f) + 1) for the maximum, 2 n for the extension, 4 + k for the exponential, 1 for the mask
+    of the sum, ``inverse_iterations`` + 1 for the inverse and 1 for the product: 76 for 9..16 classes by default.
+
+    Raises:
+        InputError: the exponential or the inverse would be used outside its range.
     """
-    padded = 1 << max(1, (classes - 1).bit_length())
+    padded = padded_classes(classes)
+    layout.require_period(padded)
+    _require_ranges(padded, spec)
     if padded > classes:
         x = ev.add_plain(x, _padding(layout, classes, padded))
     x = ev.sub(x, row_maximum(ev, x, layout, padded, spec))
     x = ev.checkpoint(x, "softmax/extend", 1.0)
     for i in range(spec.extensions):
         x = ev.checkpoint(extend(ev, x, spec.extension_factor), f"softmax/extend/{i}", 1.0)
-    numerator = exponential(ev, x, padded, spec)
+    if correct:
+        x = ev.checkpoint(evaluate(ev, x, correction(spec)), "softmax/correct", 1.0)
+    numerator = exponential(ev, x, layout, classes, spec)
     inverse = inverse_of_sum(ev, numerator, layout, padded, spec)
     return ev.mul(numerator, inverse)
+
+
+def padded_classes(classes: int) -> int:
+    """c': the class count padded to a power of two, at least 2."""
+    return 1 << max(1, (classes - 1).bit_length())
 
 
 def row_maximum(ev: Evaluator, x: Ciphertext, layout: BlockLayout, padded: int, spec: SoftmaxSpec) -> Ciphertext:
     """An approximation of each row's largest entry, slightly below it, in all columns of the row.
 
-    A tournament over the period: m <- rot(m) + (m - rot(m)) t, t close to 1 where m > rot(m) and to 0 where it is less.
-    Rotations carry entries of the next row into the last columns of a row, so column 0 alone is kept and replicated.
+    A tournament over the period: m <- rot(m) + (m - rot(m)) t, t close to 1 where m > rot(m) and to 0 where it is less;
+    t stays in [0, 1], so that every slot is a mean of logits. Rotations carry entries of the next row into the last
+    columns of a row, so column 0 alone is kept and replicated. In the last round the mask multiplies both operands
+    while t is computed, which takes longer: it costs no level.
+
+    Levels: log2(c') (max(3 (g + f), 1) + 1).
     """
+    polynomials = [SIGN_G] * spec.comparison_g + [SIGN_F] * spec.comparison_f or [(0.0, 1.0)]
+    stages = [f"g{i}" for i in range(spec.comparison_g)] + [f"f{i}" for i in range(spec.comparison_f)]
     value = x
     step = 1
     while step < padded:
@@ -79,18 +99,17 @@ def row_maximum(ev: Evaluator, x: Ciphertext, layout: BlockLayout, padded: int, 
         other = ev.rotate(value, step)
         difference = ev.sub(value, other)
         sign = difference
-        for i in range(spec.comparison_g):
-            sign = ev.checkpoint(evaluate(ev, sign, SIGN_G), f"{name}/g{i}", 1.0)
-        for i in range(spec.comparison_f - 1):
-            sign = ev.checkpoint(evaluate(ev, sign, SIGN_F), f"{name}/f{i}", 1.0)
+        for stage, polynomial in zip(stages, polynomials[:-1], strict=False):
+            sign = ev.checkpoint(evaluate(ev, sign, polynomial), f"{name}/{stage}", 1.0)
         # (sign + 1) / 2 with the half in the coefficients of the last polynomial.
-        last = SIGN_F if spec.comparison_f else (0.0, 1.0)
-        chosen = ev.add_scalar(evaluate(ev, sign, [c / 2 for c in last]), 0.5)
+        chosen = ev.add_scalar(evaluate(ev, sign, [c / 2 for c in polynomials[-1]]), 0.5)
         chosen = ev.checkpoint(chosen, f"{name}/select", 1.0)
-        value = ev.add(other, ev.mul(difference, chosen))
         step *= 2
-    value = ev.checkpoint(value, "softmax/max/mask", 1.0)
-    return replicate_columns(ev, ev.mul_plain(value, _first_column(layout, 1.0)), layout)
+        if step == padded:
+            mask = _first_column(layout, 1.0)
+            other, difference = ev.mul_plain(other, mask), ev.mul_plain(difference, mask)
+        value = ev.add(other, ev.mul(difference, chosen))
+    return replicate_columns(ev, value, layout)
 
 
 def extend(ev: Evaluator, x: Ciphertext, factor: float) -> Ciphertext:
@@ -102,15 +121,27 @@ def extend(ev: Evaluator, x: Ciphertext, factor: float) -> Ciphertext:
     return evaluate(ev, x, [0.0, factor, 0.0, -4.0 / 27.0 * factor**3])
 
 
-def exponential(ev: Evaluator, x: Ciphertext, padded: int, spec: SoftmaxSpec) -> Ciphertext:
-    """exp(r x) for x in [-1, 1]: a polynomial of degree 8 for exp(r x / 2^k), then k squarings."""
+def correction(spec: SoftmaxSpec) -> tuple[float, ...]:
+    """v + a v^3 - a v^5, v = x / r: undoes the cubic terms that the extension steps have added up to."""
+    square = spec.extension_factor**2
+    a = 4.0 / 27.0 * sum(square**-i for i in range(spec.extensions))
+    return (0.0, 1.0, 0.0, a, 0.0, -a)
+
+
+def exponential(ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spec: SoftmaxSpec) -> Ciphertext:
+    """exp(r x) for x in [-1, 1]: a polynomial of degree 8 for exp(r x / 2^k), then k squarings. 4 + k levels.
+
+    Padded classes become zero: the coefficients carry the mask. Their exponentials are no smaller than e^-r, which is
+    as far as the domain extension compresses, and would add up in the sum.
+    """
     ratio = spec.base_range / 2**spec.squarings
-    value = evaluate(ev, x, [c * ratio**i for i, c in enumerate(EXPONENTIAL)])
+    padded = padded_classes(classes)
+    mask = _class_mask(layout, classes, padded) if padded > classes else None
+    value = evaluate(ev, x, [c * ratio**i for i, c in enumerate(EXPONENTIAL)], mask)
     overshoot = maximum_shortfall(padded, spec)
     for i in range(spec.squarings + 1):
-        bound = math.exp(overshoot / 2 ** (spec.squarings - i))
-        # Up to 1.25 the bootstrap takes as it is: its error grows with the cube, to twice.
-        value = ev.checkpoint(value, f"softmax/exp/{i}", bound if bound > 1.25 else 1.0)
+        bound = _tolerated(math.exp(overshoot / 2 ** (spec.squarings - i)))
+        value = ev.checkpoint(value, f"softmax/exp/{i}", bound)
         if i < spec.squarings:
             value = ev.square(value)
     return value
@@ -121,8 +152,11 @@ def inverse_of_sum(
 ) -> Ciphertext:
     """1 / (sum of a row's exponentials) in all columns of the row.
 
-    Goldschmidt's iteration on z' = z / r0, z in (0, r0): t = 1 - z', y = 2 - z', then t <- t^2, y <- y (1 + t). y is
-    kept times 1 / r0, so that it ends at 1/z and stays below 1 on the way.
+    Goldschmidt's iteration on z' = z / r0, z in (0, 2 r0): t = 1 - z', y = 2 - z', then t <- t^2, y <- y (1 + t). y is
+    kept times 1 / r0, so that it ends at 1/z and stays below 1 on the way: z is at least about 1. The mask that keeps
+    column 0 of the sum carries 1 / r0.
+
+    Levels: 1 for the mask, 1 + ``inverse_iterations``.
     """
     total = numerator
     step = 1
@@ -130,7 +164,7 @@ def inverse_of_sum(
         total = ev.add(total, ev.rotate(total, step))
         step *= 2
     total = replicate_columns(ev, ev.mul_plain(total, _first_column(layout, 1.0 / spec.inverse_range)), layout)
-    total = ev.checkpoint(total, "softmax/sum", 1.0)
+    total = ev.checkpoint(total, "softmax/sum", _tolerated(sum_bound(padded, spec) / spec.inverse_range))
     t = ev.add_scalar(ev.negate(total), 1.0)
     y = ev.add_scalar(ev.mul_scalar(total, -1.0 / spec.inverse_range), 2.0 / spec.inverse_range)
     for i in range(spec.inverse_iterations):
@@ -139,19 +173,58 @@ def inverse_of_sum(
     return y
 
 
-@lru_cache(maxsize=64)
 def maximum_shortfall(padded: int, spec: SoftmaxSpec) -> float:
-    """How far, in logits, the approximate maximum can lie below the true one."""
-    gap = np.arange(20_001, dtype=np.float64) / 20_000
-    sign: NDArray[np.float64] = gap
+    """How far, in logits, the approximate maximum can lie below the true one: each round's loss, added up."""
+    gap, loss = _round_loss(spec)
+    return float(loss.max()) * math.log2(padded)
+
+
+def sum_bound(padded: int, spec: SoftmaxSpec) -> float:
+    """What a row's sum of exponentials can reach, the maximum being approximate.
+
+    With F(k) = max of log sum exp(x) - m over 2^k entries, joining two groups whose m differ by d gives
+    F(k + 1) <= F(k) + max over d of loss(d) + log(1 + e^-d).
+    """
+    gap, loss = _round_loss(spec)
+    exponent = math.log2(padded) * float((loss + np.log1p(np.exp(-gap))).max())
+    return math.exp(min(exponent, 700.0))
+
+
+@lru_cache(maxsize=64)
+def _round_loss(spec: SoftmaxSpec) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gaps between two logits, and how far below the larger one a comparison's mean of them lies, in logits."""
+    unit = np.concatenate([np.linspace(0.0, 1.0, 20_001), np.geomspace(1e-9, 1.0, 20_001)])
+    sign: NDArray[np.float64] = unit
     for coefficients in (SIGN_G,) * spec.comparison_g + (SIGN_F,) * spec.comparison_f:
-        sign = _clear(coefficients, sign)
-    loss = float(np.max(gap * (1.0 - sign) / 2.0))
-    return 2.0 * spec.logit_range * loss * math.log2(padded)
+        sign = np.asarray(np.polynomial.polynomial.polyval(sign, np.asarray(coefficients)))
+    gap = 2.0 * spec.logit_range * unit
+    return gap, np.asarray(gap * (1.0 - sign) / 2.0)
 
 
-def _clear(coefficients: Sequence[float], x: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.polynomial.polynomial.polyval(x, np.asarray(coefficients)))
+def _tolerated(bound: float) -> float:
+    """Up to 1.25 a bootstrap takes slots as they are: its error grows with the cube, to twice."""
+    return bound if bound > 1.25 else 1.0
+
+
+def _require_ranges(padded: int, spec: SoftmaxSpec) -> None:
+    if spec.base_range > 2.0**spec.squarings:
+        raise InputError(
+            f"the exponential is approximated up to 2^{spec.squarings}, short of the base range {spec.base_range:g}",
+            hint="Raise the squarings of the softmax to log2 of its base range.",
+        )
+    bound = sum_bound(padded, spec)
+    if bound >= 2.0 * spec.inverse_range:
+        raise InputError(
+            f"sums over {padded} classes can reach {bound:.3g}, and the inverse converges below"
+            f" {2.0 * spec.inverse_range:g}",
+            hint=f"Set the inverse range of the softmax to {math.ceil(0.55 * bound)} or raise its comparison_f.",
+        )
+
+
+@lru_cache(maxsize=64)
+def _class_mask(layout: BlockLayout, classes: int, padded: int) -> NDArray[np.float64]:
+    """1 in the columns of true classes, 0 in those of padded ones."""
+    return np.tile(np.where(np.arange(layout.cols) % padded < classes, 1.0, 0.0), layout.rows)
 
 
 @lru_cache(maxsize=64)

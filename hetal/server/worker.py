@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
+from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX
 from hetal.errors import BackendError, HetalError, IntegrityError, MissingBlobError
 from hetal.protocol.job import KEYS_MULT
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
@@ -147,12 +148,15 @@ class Worker:
     # -- set-up -------------------------------------------------------------------------------------------------------
 
     def _trainer(self, command: Record) -> tuple[Trainer, CheckedManifest]:
+        manifest = pb.Manifest.FromString(base64.b64decode(command["manifest"]))
+        checked = manifest_from_proto(manifest, allow_insecure=True)
+        # OpenMP reads it once, when OpenFHE is imported: at small rings the evaluator shares out ciphertexts instead.
+        small = checked.job.parameters.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
+        os.environ["OMP_NUM_THREADS"] = "1" if small else str(self._threads)
         # The front starts its health check and its uploads without OpenFHE; only workers load it, inside their limits.
         from hetal.kernels.backends.openfhe import OpenFheEvaluator
         from hetal.server.trainer import Trainer
 
-        manifest = pb.Manifest.FromString(base64.b64decode(command["manifest"]))
-        checked = manifest_from_proto(manifest, allow_insecure=True)
         blobs: dict[str, str] = command["blobs"]
 
         def read_blob(name: str) -> bytes:

@@ -31,7 +31,6 @@ class WorkerProcess:
             arguments += ["--memory-bytes", str(int(config.worker_memory_gib * limits.GIB))]
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": str(threads),
             # Spinning threads beside other processes cost threefold (docs/parameters.md).
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "0",

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import openfhe
@@ -34,16 +34,13 @@ from hetal.ckks.openfhe import (
     rotation_index,
     set_up_bootstrap,
 )
-from hetal.ckks.parameters import Parameters
+from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX, Parameters
 from hetal.errors import CiphertextFormatError, FrameError, LevelError, MissingKeyError
 from hetal.kernels.backends.plain import galois_powers
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector, level_model
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-# Below this ring dimension one operation is too small to share among threads, so whole ciphertexts are.
-PARALLEL_RING_DIMENSION_MAX: Final = 1 << 13
 
 
 class Cell:
