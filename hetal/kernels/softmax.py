@@ -175,7 +175,7 @@ def inverse_of_sum(
 
 def maximum_shortfall(padded: int, spec: SoftmaxSpec) -> float:
     """How far, in logits, the approximate maximum can lie below the true one: each round's loss, added up."""
-    gap, loss = _round_loss(spec)
+    _, loss = _round_loss(spec)
     return float(loss.max()) * math.log2(padded)
 
 
