@@ -185,7 +185,7 @@ def sum_bound(padded: int, spec: SoftmaxSpec) -> float:
     With F(k) = max of log sum exp(x) - m over 2^k entries, joining two groups whose m differ by d gives
     F(k + 1) <= F(k) + max over d of loss(d) + log(1 + e^-d).
     """
-    _, loss = _round_loss(spec)
+    gap, loss = _round_loss(spec)
     exponent = math.log2(padded) * float((loss + np.log1p(np.exp(-gap))).max())
     return math.exp(min(exponent, 700.0))
 
