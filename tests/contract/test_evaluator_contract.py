@@ -324,7 +324,6 @@ def test_all_levels_of_a_bootstrap_are_usable(backend: Backend, x: Any) -> None:
 
 
 def test_bootstrap_takes_the_real_parts(backend: Backend, x: Any, y: Any) -> None:
-    """An imaginary part that comes through means that a backend takes the dearer bootstrap for complex slots."""
     ev = backend.ev
     level = backend.params.bootstrap_input_level
     z = ev.mul_plain(ev.mul_i(backend.encrypt(x, level + 1)), y - 0.5j)

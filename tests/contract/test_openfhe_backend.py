@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -85,6 +87,33 @@ def test_three_parts_are_not_a_message(ready: OpenFheEvaluator, material: Materi
     a = ready.load(material.keys.encrypt(vector(), 9))
     with pytest.raises(IntegrityError):
         ready.load(ready.dump(ready.mul_no_relin(a, a)))
+
+
+def test_a_scale_that_the_limbs_cannot_hold_is_refused(ready: OpenFheEvaluator, material: Material) -> None:
+    """A valid object otherwise: one limb, and the degree and the square of the scale of a pending rescaling."""
+    data = bytearray(material.keys.encrypt(vector(), 0))
+    degree, scale = struct.unpack_from("<Id", data, len(data) - 36)
+    assert degree == 1
+    struct.pack_into("<Id", data, len(data) - 36, 2, scale**2)
+    with pytest.raises(CiphertextFormatError, match="degree 2"):
+        ready.load(bytes(data))
+
+
+def test_loaded_ciphertexts_bootstrap_as_fast_as_computed_ones(ready: OpenFheEvaluator, material: Material) -> None:
+    """Without care in ``load`` the ratio is above 2 (processor time, least of three)."""
+
+    def cost_s(data: bytes, dropped: bool) -> float:
+        ct = ready.load(data)
+        ct = ready.drop(ct, PARAMS.bootstrap_input_level) if dropped else ct
+        costs = []
+        for _ in range(3):
+            began = time.process_time()
+            ready.bootstrap(ct)
+            costs.append(time.process_time() - began)
+        return min(costs)
+
+    computed = cost_s(material.keys.encrypt(vector(), 6), dropped=True)
+    assert cost_s(material.keys.encrypt(vector(), PARAMS.bootstrap_input_level), dropped=False) < 1.5 * computed
 
 
 def test_ciphertexts_of_another_key_are_refused(ready: OpenFheEvaluator) -> None:

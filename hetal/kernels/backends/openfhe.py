@@ -152,8 +152,8 @@ class OpenFheEvaluator(Evaluator):
             raise CiphertextFormatError(f"{info.limbs} limbs cannot hold a scale of degree {info.scale_degree}")
         level = info.limbs - info.scale_degree
         ct = openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY)
-        # The mark that slots are real does not survive serialisation. Without it on a ciphertext or on any operand that
-        # it came from, a bootstrap evaluates its sine twice and keeps imaginary parts. Compress sets it again.
+        # OpenFHE keeps something beside the polynomials that serialisation loses: a ciphertext as deserialised, and all
+        # that is computed from it, takes twice the time in a bootstrap or more. Compress to the same level restores it.
         return Ciphertext(Cell(self._context.Compress(ct, level + 1)), level)
 
     def dump(self, ct: Ciphertext) -> bytes:
