@@ -36,6 +36,10 @@ EXPONENTIAL: Final = (
     0.00020492629147503022,
     2.551385701569812e-05,
 )
+# Relative error of that polynomial after the squarings, and to spare.
+EXPONENTIAL_MARGIN: Final = 1.0001
+# Beyond it a bound is as good as infinite.
+EXPONENT_MAX: Final = 700.0
 
 
 def softmax(
@@ -60,7 +64,7 @@ def softmax(
     """
     padded = padded_classes(classes)
     layout.require_period(padded)
-    _require_ranges(padded, spec)
+    _require_ranges(padded, spec, correct)
     if padded > classes:
         x = ev.add_plain(x, _padding(layout, classes, padded))
     x = ev.sub(x, row_maximum(ev, x, layout, padded, spec))
@@ -69,8 +73,8 @@ def softmax(
         x = ev.checkpoint(extend(ev, x, spec.extension_factor), f"softmax/extend/{i}", 1.0)
     if correct:
         x = ev.checkpoint(evaluate(ev, x, correction(spec)), "softmax/correct", 1.0)
-    numerator = exponential(ev, x, layout, classes, spec)
-    inverse = inverse_of_sum(ev, numerator, layout, padded, spec)
+    numerator = exponential(ev, x, layout, classes, spec, numerator_bound(padded, spec, correct))
+    inverse = inverse_of_sum(ev, numerator, layout, padded, spec, sum_bound(padded, spec, correct))
     return ev.mul(numerator, inverse)
 
 
@@ -128,33 +132,34 @@ def correction(spec: SoftmaxSpec) -> tuple[float, ...]:
     return (0.0, 1.0, 0.0, a, 0.0, -a)
 
 
-def exponential(ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spec: SoftmaxSpec) -> Ciphertext:
+def exponential(
+    ev: Evaluator, x: Ciphertext, layout: BlockLayout, classes: int, spec: SoftmaxSpec, bound: float = 1.0
+) -> Ciphertext:
     """exp(r x) for x in [-1, 1]: a polynomial of degree 8 for exp(r x / 2^k), then k squarings. 4 + k levels.
 
     Padded classes become zero: the coefficients carry the mask. Their exponentials are no smaller than e^-r, which is
-    as far as the domain extension compresses, and would add up in the sum.
+    as far as the domain extension compresses, and would add up in the sum. ``bound`` is the largest result's.
     """
     ratio = spec.base_range / 2**spec.squarings
     padded = padded_classes(classes)
     mask = _class_mask(layout, classes, padded) if padded > classes else None
     value = evaluate(ev, x, [c * ratio**i for i, c in enumerate(EXPONENTIAL)], mask)
-    overshoot = maximum_shortfall(padded, spec)
     for i in range(spec.squarings + 1):
-        bound = _tolerated(math.exp(overshoot / 2 ** (spec.squarings - i)))
-        value = ev.checkpoint(value, f"softmax/exp/{i}", bound)
+        largest = bound ** (0.5 ** (spec.squarings - i))
+        value = ev.checkpoint(value, f"softmax/exp/{i}", _tolerated(largest))
         if i < spec.squarings:
             value = ev.square(value)
     return value
 
 
 def inverse_of_sum(
-    ev: Evaluator, numerator: Ciphertext, layout: BlockLayout, padded: int, spec: SoftmaxSpec
+    ev: Evaluator, numerator: Ciphertext, layout: BlockLayout, padded: int, spec: SoftmaxSpec, bound: float = 1.0
 ) -> Ciphertext:
     """1 / (sum of a row's exponentials) in all columns of the row.
 
     Goldschmidt's iteration on z' = z / r0, z in (0, 2 r0): t = 1 - z', y = 2 - z', then t <- t^2, y <- y (1 + t). y is
     kept times 1 / r0, so that it ends at 1/z and stays below 1 on the way: z is at least about 1. The mask that keeps
-    column 0 of the sum carries 1 / r0.
+    column 0 of the sum carries 1 / r0. ``bound`` is that of the sum.
 
     Levels: 1 for the mask, 1 + ``inverse_iterations``.
     """
@@ -164,7 +169,7 @@ def inverse_of_sum(
         total = ev.add(total, ev.rotate(total, step))
         step *= 2
     total = replicate_columns(ev, ev.mul_plain(total, _first_column(layout, 1.0 / spec.inverse_range)), layout)
-    total = ev.checkpoint(total, "softmax/sum", _tolerated(sum_bound(padded, spec) / spec.inverse_range))
+    total = ev.checkpoint(total, "softmax/sum", _tolerated(bound / spec.inverse_range))
     t = ev.add_scalar(ev.negate(total), 1.0)
     y = ev.add_scalar(ev.mul_scalar(total, -1.0 / spec.inverse_range), 2.0 / spec.inverse_range)
     for i in range(spec.inverse_iterations):
@@ -173,21 +178,40 @@ def inverse_of_sum(
     return y
 
 
-def maximum_shortfall(padded: int, spec: SoftmaxSpec) -> float:
-    """How far, in logits, the approximate maximum can lie below the true one: each round's loss, added up."""
+def numerator_bound(padded: int, spec: SoftmaxSpec, correct: bool = False) -> float:
+    """What an exponential can reach: the approximate maximum lies below the true one by each round's loss, added up."""
     _, loss = _round_loss(spec)
-    return float(loss.max()) * math.log2(padded)
+    x: NDArray[np.float64] = np.linspace(0.0, float(loss.max()) * math.log2(padded), 2_001, dtype=np.float64)
+    return EXPONENTIAL_MARGIN * _exp(float(_normalised(x, spec, correct).max()))
 
 
-def sum_bound(padded: int, spec: SoftmaxSpec) -> float:
-    """What a row's sum of exponentials can reach, the maximum being approximate.
+def sum_bound(padded: int, spec: SoftmaxSpec, correct: bool = False) -> float:
+    """What a row's sum of exponentials can reach, the maximum m being approximate.
 
-    With F(k) = max of log sum exp(x) - m over 2^k entries, joining two groups whose m differ by d gives
-    F(k + 1) <= F(k) + max over d of loss(d) + log(1 + e^-d).
+    With F(k) = max of log sum exp(x - m) over 2^k entries, joining two groups whose m differ by d gives
+    F(k + 1) <= F(k) + max over d of loss(d) + log(1 + e^-d). To each entry comes what the domain extension adds to its
+    exponential.
     """
     gap, loss = _round_loss(spec)
-    exponent = math.log2(padded) * float((loss + np.log1p(np.exp(-gap))).max())
-    return math.exp(min(exponent, 700.0))
+    rounds = math.log2(padded)
+    exact = _exp(rounds * float((loss + np.log1p(np.exp(-gap))).max()))
+    x: NDArray[np.float64] = np.linspace(-2.0 * spec.logit_range, rounds * float(loss.max()), 20_001, dtype=np.float64)
+    added = np.exp(np.minimum(_normalised(x, spec, correct), EXPONENT_MAX)) - np.exp(np.minimum(x, EXPONENT_MAX))
+    return EXPONENTIAL_MARGIN * (exact + padded * max(0.0, float(added.max())))
+
+
+def _exp(exponent: float) -> float:
+    return math.exp(min(exponent, EXPONENT_MAX))
+
+
+def _normalised(x: NDArray[np.float64], spec: SoftmaxSpec, correct: bool) -> NDArray[np.float64]:
+    """What the domain extension makes of x, both in logits."""
+    for i in reversed(range(spec.extensions)):
+        x = x - 4.0 / 27.0 * x**3 / (spec.base_range * spec.extension_factor**i) ** 2
+    if correct:
+        polynomial = np.asarray(correction(spec))
+        x = spec.base_range * np.polynomial.polynomial.polyval(x / spec.base_range, polynomial)
+    return np.asarray(x)
 
 
 @lru_cache(maxsize=64)
@@ -206,13 +230,13 @@ def _tolerated(bound: float) -> float:
     return bound if bound > 1.25 else 1.0
 
 
-def _require_ranges(padded: int, spec: SoftmaxSpec) -> None:
+def _require_ranges(padded: int, spec: SoftmaxSpec, correct: bool) -> None:
     if spec.base_range > 2.0**spec.squarings:
         raise InputError(
             f"the exponential is approximated up to 2^{spec.squarings}, short of the base range {spec.base_range:g}",
             hint="Raise the squarings of the softmax to log2 of its base range.",
         )
-    bound = sum_bound(padded, spec)
+    bound = sum_bound(padded, spec, correct)
     if bound >= 2.0 * spec.inverse_range:
         raise InputError(
             f"sums over {padded} classes can reach {bound:.3g}, and the inverse converges below"

@@ -1,0 +1,75 @@
+"""Polynomials of ciphertexts: values, depth and key switches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hetal.errors import InputError, LevelError
+from hetal.kernels.backends.plain import PlainEvaluator
+from hetal.kernels.evaluator import LevelModel
+from hetal.kernels.polynomial import depth, evaluate
+
+SLOTS = 64
+POINTS = np.linspace(-1.0, 1.0, SLOTS)
+
+
+def evaluator(top_level: int) -> PlainEvaluator:
+    return PlainEvaluator(LevelModel(SLOTS, top_level, bootstrap_input_level=1, bootstrap_output_level=top_level))
+
+
+@pytest.mark.parametrize("degree", range(1, 20))
+def test_value_and_depth(degree: int) -> None:
+    coefficients = np.random.default_rng(degree).normal(size=degree + 1)
+    ev = evaluator(depth(degree))
+    out = evaluate(ev, ev.encrypt(POINTS), coefficients.tolist())
+    np.testing.assert_allclose(ev.decrypt(out), np.polynomial.polynomial.polyval(POINTS, coefficients), atol=1e-12)
+    assert (out.level, out.parts) == (0, 2)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 7, 8])
+def test_one_level_less_is_too_few(degree: int) -> None:
+    ev = evaluator(depth(degree) - 1)
+    with pytest.raises(LevelError):
+        evaluate(ev, ev.encrypt(POINTS), [1.0] * (degree + 1))
+
+
+@pytest.mark.parametrize(
+    "coefficients",
+    [[0, 1, 0, 0, 5, 0, 0, 0], [3, 0, 0, 0, 2], [0, 0, 0, 1, 0, 0], [0.5, 2], [1, 0, 0, 0, 0, 0, 0, 0, -2], [0, 0, 1]],
+)
+def test_sparse_polynomials(coefficients: list[float]) -> None:
+    degree = max(i for i, c in enumerate(coefficients) if c)
+    ev = evaluator(depth(degree))
+    out = evaluate(ev, ev.encrypt(POINTS), coefficients)
+    np.testing.assert_allclose(ev.decrypt(out), np.polynomial.polynomial.polyval(POINTS, coefficients), atol=1e-12)
+    assert out.level == 0
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "products", "relinearisations"),
+    [([0.0, 4.5, 0.0, -16.0, 0.0, 25.0, 0.0, -12.5], 5, 4), ([1.0] * 9, 5, 4), ([0.0, 2.0, 0.0, -1.2], 2, 2)],
+)
+def test_key_switches(coefficients: list[float], products: int, relinearisations: int) -> None:
+    ev = evaluator(4)
+    evaluate(ev, ev.encrypt(POINTS), coefficients)
+    # 1.0 x^4 in the full polynomial of degree 8 rides on the product that x^8 would take.
+    assert (ev.total("mul"), ev.total("relin")) == (products + (coefficients[0] == 1.0), relinearisations)
+
+
+def test_mask_costs_no_level() -> None:
+    coefficients = [0.7, -1.0, 0.0, 2.0, 0.3, 0.0, 0.0, 0.0, 1.5]
+    mask = (np.arange(SLOTS) % 3 == 0).astype(np.float64)
+    ev = evaluator(depth(8))
+    out = evaluate(ev, ev.encrypt(POINTS), coefficients, mask)
+    expected = mask * np.polynomial.polynomial.polyval(POINTS, coefficients)
+    np.testing.assert_allclose(ev.decrypt(out), expected, atol=1e-12)
+    assert out.level == 0
+    assert not np.any(ev.decrypt(out)[mask == 0.0])
+
+
+@pytest.mark.parametrize("coefficients", [[], [2.0], [2.0, 0.0, 0.0]])
+def test_constants_are_refused(coefficients: list[float]) -> None:
+    ev = evaluator(4)
+    with pytest.raises(InputError):
+        evaluate(ev, ev.encrypt(POINTS), coefficients)
