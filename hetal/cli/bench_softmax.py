@@ -221,10 +221,12 @@ def _print_table(report: dict[str, Any]) -> None:
         title=f"Largest error of a row, {report['samples_per_subrange']} rows per sub-range",
         title_justify="left",
         box=box.SIMPLE,
+        caption="table: NumPy, 1000000 rows per sub-range",
+        caption_justify="left",
     )
     table.add_column("method", no_wrap=True)
-    for heading in ("classes", "range", "max", "reference", "average", "reference", "levels"):
-        table.add_column(heading, justify="right")
+    for heading in ("c", "range", "max", "table", "average", "table", "levels"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in report["results"]:
         errors = (row["max_error"], row["reference_max"], row["average_error"], row["reference_average"])
         table.add_row(

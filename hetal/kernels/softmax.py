@@ -178,6 +178,7 @@ def inverse_of_sum(
     return y
 
 
+@lru_cache(maxsize=64)
 def numerator_bound(padded: int, spec: SoftmaxSpec, correct: bool = False) -> float:
     """What an exponential can reach: the approximate maximum lies below the true one by each round's loss, added up."""
     _, loss = _round_loss(spec)
@@ -185,6 +186,7 @@ def numerator_bound(padded: int, spec: SoftmaxSpec, correct: bool = False) -> fl
     return EXPONENTIAL_MARGIN * _exp(float(_normalised(x, spec, correct).max()))
 
 
+@lru_cache(maxsize=64)
 def sum_bound(padded: int, spec: SoftmaxSpec, correct: bool = False) -> float:
     """What a row's sum of exponentials can reach, the maximum m being approximate.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hetal.errors import InputError, LevelError
 from hetal.kernels.backends.plain import PlainEvaluator
@@ -11,7 +12,7 @@ from hetal.kernels.evaluator import LevelModel
 from hetal.kernels.polynomial import depth, evaluate
 
 SLOTS = 64
-POINTS = np.linspace(-1.0, 1.0, SLOTS)
+POINTS: NDArray[np.float64] = np.linspace(-1.0, 1.0, SLOTS, dtype=np.float64)
 
 
 def evaluator(top_level: int) -> PlainEvaluator:

@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -227,7 +228,7 @@ def test_rivals_fill_all_columns_and_clear_padded_classes(classes: int) -> None:
     padded = padded_classes(classes)
     layout = BlockLayout(32, 2 * padded)
     logits = np.random.default_rng(11).uniform(-4, 4, (layout.rows, classes))
-    runs = [
+    runs: list[tuple[Callable[[PlainEvaluator, Ciphertext], Ciphertext], float]] = [
         (lambda ev, x: precise_softmax(ev, x, layout, classes, DEFAULT), DEFAULT.logit_range),
         (lambda ev, x: unextended_softmax(ev, x, layout, classes), 4.0),
         (lambda ev, x: gumbel_softmax(ev, x, layout, classes, 32.0), 32.0),
