@@ -221,6 +221,7 @@ def _print_table(report: dict[str, Any]) -> None:
         title=f"Largest error of a row, {report['samples_per_subrange']} rows per sub-range",
         title_justify="left",
         box=box.SIMPLE,
+        pad_edge=False,
         caption="table: NumPy, 1000000 rows per sub-range",
         caption_justify="left",
     )
