@@ -26,6 +26,7 @@ from hetal.client.transport import Transport
 from hetal.errors import DivergedError, HashMismatchError, HetalError, StateError, VersionError, from_code
 from hetal.kernels.clear import cross_entropy
 from hetal.kernels.plan import plan
+from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
 from hetal.protocol.early_stopping import Decision, EarlyStopping
 from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec
@@ -246,7 +247,10 @@ def job_spec(
     weight_bound: float = 16.0,
     softmax: SoftmaxSpec | None = None,
 ) -> JobSpec:
-    """The checked public description of a training on prepared data."""
+    """The checked public description of a training on prepared data.
+
+    The softmax's inverse is widened where the number of classes needs it.
+    """
     rows = len(data.x_train)
     spec = JobSpec(
         parameters=preset(preset_name),
@@ -260,7 +264,7 @@ def job_spec(
         learning_rate=learning_rate,
         nesterov=nesterov,
         weight_bound=weight_bound,
-        softmax=softmax or SoftmaxSpec(),
+        softmax=fitted(softmax or SoftmaxSpec(), len(data.labels.values)),
     )
     spec.check()
     return spec

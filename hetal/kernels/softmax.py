@@ -8,6 +8,7 @@ passes, the unused ones too, because one slot that is too large for a bootstrap 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -19,11 +20,13 @@ from hetal.kernels.evaluator import Ciphertext, Evaluator
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.matmul import replicate_columns
 from hetal.kernels.polynomial import evaluate
-from hetal.protocol.job import SoftmaxSpec
+from hetal.protocol.job import INVERSE_RANGE_MAX, SoftmaxSpec
 
 # Composite sign polynomials (Cheon et al., ASIACRYPT 2020).
 SIGN_F: Final = tuple(c / 16 for c in (0, 35, 0, -35, 0, 21, 0, -5))
 SIGN_G: Final = tuple(c / 1024 for c in (0, 4589, 0, -16577, 0, 25614, 0, -12860))
+# Goldschmidt converges on sums below twice its range; the margin is for noise.
+INVERSE_RANGE_MARGIN: Final = 0.55
 # exp on [-1, 1], minimax of degree 8.
 EXPONENTIAL: Final = (
     1.000000001945585,
@@ -232,6 +235,17 @@ def _tolerated(bound: float) -> float:
     return bound if bound > 1.25 else 1.0
 
 
+def fitted(spec: SoftmaxSpec, classes: int) -> SoftmaxSpec:
+    """``spec`` with an inverse that holds for this many classes: a wider range, and a sharper maximum beyond 1e4."""
+    padded = padded_classes(classes)
+    while (bound := sum_bound(padded, spec)) >= 2.0 * spec.inverse_range:
+        wider = float(math.ceil(INVERSE_RANGE_MARGIN * bound))
+        if wider <= INVERSE_RANGE_MAX:
+            return replace(spec, inverse_range=wider)
+        spec = replace(spec, comparison_f=spec.comparison_f + 1)
+    return spec
+
+
 def _require_ranges(padded: int, spec: SoftmaxSpec, correct: bool) -> None:
     if spec.base_range > 2.0**spec.squarings:
         raise InputError(
@@ -240,10 +254,11 @@ def _require_ranges(padded: int, spec: SoftmaxSpec, correct: bool) -> None:
         )
     bound = sum_bound(padded, spec, correct)
     if bound >= 2.0 * spec.inverse_range:
+        wider = math.ceil(INVERSE_RANGE_MARGIN * bound)
         raise InputError(
             f"sums over {padded} classes can reach {bound:.3g}, and the inverse converges below"
             f" {2.0 * spec.inverse_range:g}",
-            hint=f"Set the inverse range of the softmax to {math.ceil(0.55 * bound)} or raise its comparison_f.",
+            hint=f"Set the inverse range of the softmax to {wider} or raise its comparison_f.",
         )
 
 

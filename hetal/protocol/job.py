@@ -10,6 +10,7 @@ from hetal.ckks.parameters import Parameters
 from hetal.errors import EmptyValidationError, InputError, LayoutError, QuotaError, SingleClassError
 
 PROTOCOL_VERSION = 1
+INVERSE_RANGE_MAX = 1e4
 
 KEYS_MULT = "keys/mult"
 INITIAL_WEIGHTS = "initial/weights"
@@ -67,9 +68,10 @@ class SoftmaxSpec:
             ("comparison_f", self.comparison_f, 0, 10),
             ("extensions", self.extensions, 0, 12),
             ("base_range", self.base_range, 1.0, 64.0),
-            ("extension_factor", self.extension_factor, 1.1, 2.598),
+            # From about 2.2 on the extension folds far logits back towards 0.
+            ("extension_factor", self.extension_factor, 1.1, 2.0),
             ("squarings", self.squarings, 0, 8),
-            ("inverse_range", self.inverse_range, 2.0, 1e4),
+            ("inverse_range", self.inverse_range, 2.0, INVERSE_RANGE_MAX),
             ("inverse_iterations", self.inverse_iterations, 1, 30),
         )
         for name, value, low, high in ranges:

@@ -19,7 +19,7 @@ from hetal.kernels.clear import exact_softmax
 from hetal.kernels.evaluator import Ciphertext, LevelModel
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.plan import Tracer
-from hetal.kernels.softmax import numerator_bound, padded_classes, softmax, sum_bound
+from hetal.kernels.softmax import fitted, numerator_bound, padded_classes, softmax, sum_bound
 from hetal.kernels.softmax_rivals import (
     gumbel_softmax,
     hong_softmax,
@@ -283,3 +283,12 @@ def test_bench_reproduces_the_averages_of_the_published_comparison() -> None:
     assert compared >= 35
     with pytest.raises(InputError):
         bench_softmax.run(parser.parse_args(["softmax", "--samples", "0"]))
+
+
+@pytest.mark.parametrize("classes", [2, 16, 17, 64, 300])
+def test_fitted_spec_holds_for_any_number_of_classes(classes: int) -> None:
+    spec = fitted(DEFAULT, classes)
+    spec.check()
+    assert (spec == DEFAULT) is (classes <= 16)
+    padded = padded_classes(classes)
+    assert sum_bound(padded, spec) < 2 * spec.inverse_range
