@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from hetal._version import __version__
-from hetal.errors import HetalError
+from hetal.errors import HetalError, InputError
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
@@ -36,10 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except HetalError as error:
-        print(f"error [{error.code}]: {error.message}\nhint: {error.hint}", file=sys.stderr)
-        return EXIT_ERROR
+        return _told(error)
+    except OSError as error:
+        return _told(InputError(str(error), hint="Check that the named file or folder exists and may be used."))
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def _told(error: HetalError) -> int:
+    print(f"error [{error.code}]: {error.message}\nhint: {error.hint}", file=sys.stderr)
+    return EXIT_ERROR
 
 
 if __name__ == "__main__":

@@ -73,17 +73,20 @@ def _note(step: Progress) -> str:
 
 def duration(seconds: float) -> str:
     """``95`` -> ``1 min 35 s``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def size(count: float) -> str:
     """``2_500_000`` -> ``2.5 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
+        # From here on three digits would round to a thousand.
+        if count < 999.5:
             return f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,10 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
+    # A training takes hours; its result must not be lost to a mistyped path.
+    for path in (args.model_out, args.keep_keys):
+        if path is not None:
+            check_writable(path)
     data = read_data(args).limited(args.limit_rows, args.seed).with_validation(args.validation_fraction, args.seed)
     job = asyncio.run(_train(args, data))
     job.model.save(args.model_out)
@@ -111,6 +116,12 @@ def read_data(args: argparse.Namespace) -> Dataset:
         raise InputError("--texts and --images need --encoder and --labels")
     features = encode(args.encoder, texts=args.texts, images=args.images)
     return Dataset(features, load_array(args.labels).reshape(-1))
+
+
+def check_writable(path: Path) -> None:
+    """Raise an :class:`InputError` where no file of this name can be made."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}")
 
 
 def passphrase(args: argparse.Namespace) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,20 @@ Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
 # Standardised features are halved: logits then stay small at the learning rates of HETAL's data sets.
-STANDARD_DEVIATION = 0.5
+STANDARD_DEVIATION: Final = 0.5
+
+# What NumPy, csv and json raise at files that are missing, cut short, or something else than their name says.
+UNREADABLE: Final = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    IndexError,
+    TypeError,
+    csv.Error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +88,12 @@ class Dataset:
 
 
 def stratified(labels: NDArray[Any], fraction: float, seed: int) -> NDArray[np.bool_]:
-    """A mask that chooses about ``fraction`` of the rows of every class."""
+    """A mask that chooses about ``fraction`` of the rows of every class, at least one, and never the only one."""
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for value in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == value))
-        chosen[rows[: max(1, round(len(rows) * fraction))]] = True
+        chosen[rows[: min(max(1, round(len(rows) * fraction)), len(rows) - 1)]] = True
     return chosen
 
 
@@ -113,7 +128,10 @@ class LabelMap:
 
     @classmethod
     def fit(cls, labels: NDArray[Any]) -> LabelMap:
-        values = np.unique(labels)
+        try:
+            values = np.unique(labels)
+        except TypeError as error:
+            raise InputError("the labels are of types that do not compare, such as numbers and texts") from error
         if len(values) < 2:
             raise SingleClassError(f"the training set has {len(values)} class")
         return cls(tuple(values.tolist()))
@@ -175,7 +193,7 @@ class Prepared:
 def prepare(x: Any, y: Any, x_val: Any, y_val: Any, *, standardize: bool, seed: int) -> Prepared:
     """Check everything, map labels, standardise, and shuffle the training rows once into their fixed batch order."""
     train = check_features(x, "training features")
-    if x_val is None or y_val is None or len(x_val) == 0:
+    if x_val is None or y_val is None or np.shape(x_val)[:1] == (0,):
         raise EmptyValidationError("there are no validation rows")
     validation = check_features(x_val, "validation features", train.shape[1])
     if np.asarray(y).shape != (len(train),):
@@ -206,7 +224,7 @@ def load(path: Path, labels: Path | None = None, label_column: str | None = None
         if path.suffix == ".csv":
             return _from_csv(path, label_column, labels)
         return Dataset(load_array(path), _labels_beside(path, labels))
-    except (OSError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
@@ -214,7 +232,7 @@ def load_array(path: Path) -> NDArray[Any]:
     """One array from ``.npy``, ``.csv`` (numbers, one header line allowed) or the X or X_test of an ``.npz``."""
     try:
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 for name in ("X", "X_test", "y", "y_test"):
                     if name in file:
                         return np.asarray(file[name])
@@ -224,13 +242,18 @@ def load_array(path: Path) -> NDArray[Any]:
             body = rows if _is_number(rows[0][0]) else rows[1:]
             values = np.array(body)
             return values[:, 0] if values.shape[1] == 1 and not _is_number(body[0][0]) else values.astype(np.float64)
-        return np.asarray(np.load(path, allow_pickle=False))
-    except (OSError, ValueError, IndexError) as error:
+        with path.open("rb") as raw:
+            array = np.load(raw, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"{path} holds several arrays", hint="Give such a file the suffix .npz.")
+        return array
+    except UNREADABLE as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
 def _from_npz(path: Path) -> Dataset:
-    with np.load(path, allow_pickle=False) as file:
+    # NumPy leaves a file open that it opened itself and found damaged.
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         names = set(file.files)
         if {"X_train", "y_train"} <= names:
             parts = [np.asarray(file[n]) if n in names else None for n in ("X_val", "y_val", "X_test", "y_test")]

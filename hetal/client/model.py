@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hetal.client.dataset import Array, LabelMap, Standardizer, check_features
+from hetal.client.dataset import UNREADABLE, Array, LabelMap, Standardizer, check_features
 from hetal.errors import InputError
 from hetal.kernels.clear import exact_softmax, with_bias
 
@@ -74,7 +74,7 @@ class Model:
             InputError: no model file.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 if head["format"] != FORMAT:
                     raise InputError(f"{path} has model format {head['format']}; this release reads {FORMAT}")
@@ -84,5 +84,5 @@ class Model:
                     LabelMap(tuple(head["labels"])),
                     head["info"],
                 )
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path} is no model file: {error}") from error

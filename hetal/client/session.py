@@ -7,7 +7,7 @@ import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -23,13 +23,24 @@ from hetal.client.encrypt import Encryptor
 from hetal.client.keys import KeySet
 from hetal.client.model import Model
 from hetal.client.transport import Transport
-from hetal.errors import DivergedError, HashMismatchError, HetalError, StateError, VersionError, from_code
+from hetal.errors import (
+    AlreadyAttachedError,
+    ConnectionFailedError,
+    DivergedError,
+    HashMismatchError,
+    HetalError,
+    InputError,
+    ShapeError,
+    StateError,
+    VersionError,
+    from_code,
+)
 from hetal.kernels.clear import cross_entropy
 from hetal.kernels.plan import plan
 from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
 from hetal.protocol.early_stopping import Decision, EarlyStopping
-from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec
+from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec, logits_blob
 from hetal.protocol.messages import (
     BlobRef,
     ClientEffect,
@@ -198,6 +209,38 @@ class Client:
         run = _Run(self._transport, spec, data, progress or (lambda _: None))
         return await run.execute(initial, name, keep_keys, passphrase)
 
+    async def resume(
+        self,
+        job_id: str,
+        keys: KeySet,
+        x: Any,
+        y: Any,
+        x_val: Any,
+        y_val: Any,
+        *,
+        standardize: bool = True,
+        seed: int = 0,
+        initial: Model | None = None,
+        progress: ProgressCallback | None = None,
+    ) -> TrainedJob:
+        """Take up a job whose client process ended: upload what is missing, judge what waits, fetch the classifier.
+
+        Data, ``standardize``, ``seed`` and ``initial`` must be those of :meth:`train`. The losses of earlier epochs are
+        computed again from the logits that the server keeps; of their answers at most the last one is sent again, so
+        each call may tell a dishonest server one bit more.
+
+        Raises:
+            ShapeError: the data do not have the job's shape.
+            InputError: on these data the training would have stopped before it did.
+            StateError: the keys are not the job's.
+        """
+        job = await self.get(job_id)
+        spec = _spec_of(job.manifest, keys)
+        data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
+        _check_shape(spec, data)
+        run = _Run(self._transport, spec, data, progress or (lambda _: None))
+        return await run.resume(job, keys, initial)
+
     # -- prediction ---------------------------------------------------------------------------------------------------
 
     async def predict_encrypted(self, job_id: str, model: Model, keys: KeySet, x: Any) -> Array:
@@ -285,7 +328,6 @@ class _Run:
         self, initial: Model | None, name: str, keep_keys: Path | None, passphrase: str | None
     ) -> TrainedJob:
         chosen = plan(self.spec)
-        sent, received = self.transport.bytes_sent, self.transport.bytes_received
         with self._timed("keys"):
             keys = await asyncio.to_thread(KeySet.generate, self.spec.parameters)
             if keep_keys is not None:
@@ -296,10 +338,27 @@ class _Run:
         key_bytes = self.spec.parameters.key_bytes() + (1 << 20)
         sizes |= {KEYS_MULT: key_bytes} | dict.fromkeys(names, (limits.ROTATION_KEYS_PER_BLOB + 16) * key_bytes)
         job_id = await self._create(keys, sizes, name)
-        with self._timed("upload"):
-            await self._upload(job_id, sizes, self._objects(keys, chosen.rotations, encryptor, initial))
+        return await self._complete(job_id, encryptor, set(sizes), initial, epochs_trained=0)
+
+    async def resume(self, job: pb.Job, keys: KeySet, initial: Model | None) -> TrainedJob:
+        encryptor = Encryptor(self.spec, plan(self.spec), keys)
+        missing: set[str] = set()
+        if job.state == pb.JOB_STATE_UPLOADING:
+            status = await self.transport.call("StatBlobs", pb.StatBlobsRequest(job_id=job.id))
+            missing = {blob.name for blob in status.blobs if not blob.complete}
+        return await self._complete(job.id, encryptor, missing, initial, epochs_trained=job.epoch)
+
+    async def _complete(
+        self, job_id: str, encryptor: Encryptor, missing: set[str], initial: Model | None, epochs_trained: int
+    ) -> TrainedJob:
+        """From a registered job to its classifier. ``missing``: blobs to upload."""
+        keys = encryptor.keys
+        sent, received = self.transport.bytes_sent, self.transport.bytes_received
+        if missing:
+            with self._timed("upload"):
+                await self._upload(job_id, missing, self._objects(encryptor, initial))
         with self._timed("training"):
-            finished = await self._drive(job_id, encryptor)
+            finished = await self._drive(job_id, encryptor, epochs_trained)
         with self._timed("download"):
             blob = await self.transport.download(
                 job_id, finished.model.name, finished.model.size_bytes, finished.model.sha256
@@ -337,22 +396,23 @@ class _Run:
 
     # -- upload -------------------------------------------------------------------------------------------------------
 
-    def _objects(
-        self, keys: KeySet, rotations: tuple[int, ...], encryptor: Encryptor, initial: Model | None
-    ) -> Iterator[tuple[str, bytes]]:
+    def _objects(self, encryptor: Encryptor, initial: Model | None) -> Iterator[tuple[str, bytes]]:
         """Every blob of the job, made when it is asked for."""
-        yield KEYS_MULT, keys.mult_key_blob()
-        yield from keys.rotation_key_blobs(rotations)
+        yield KEYS_MULT, encryptor.keys.mult_key_blob()
+        yield from encryptor.keys.rotation_key_blobs(encryptor.plan.rotations)
         yield from encryptor.blobs(self.data, initial.weights if initial is not None else None)
 
-    async def _upload(self, job_id: str, sizes: dict[str, int], objects: Iterator[tuple[str, bytes]]) -> None:
+    async def _upload(self, job_id: str, missing: set[str], objects: Iterator[tuple[str, bytes]]) -> None:
         """Upload one blob while the next one is made: two blobs in memory at most."""
-        began, total = time.monotonic(), len(sizes)
+        began, total = time.monotonic(), len(missing)
         making = asyncio.create_task(asyncio.to_thread(next, objects, None))
         done = 0
         while (item := await making) is not None:
             making = asyncio.create_task(asyncio.to_thread(next, objects, None))
             blob_name, data = item
+            # Encryption is randomised: a blob that the server has cannot be made a second time.
+            if blob_name not in missing:
+                continue
             await self.transport.upload(job_id, blob_name, data)
             done += 1
             elapsed = time.monotonic() - began
@@ -360,10 +420,39 @@ class _Run:
 
     # -- training -----------------------------------------------------------------------------------------------------
 
-    async def _drive(self, job_id: str, encryptor: Encryptor) -> Finished:
+    async def _drive(self, job_id: str, encryptor: Encryptor, epochs_trained: int) -> Finished:
         """Answer validation logits until the job ends, over as many streams as that takes."""
-        machine = ClientJob()
         stopping = EarlyStopping(self.spec.patience, self.spec.epochs_max)
+        try:
+            decisions = await self._replay(job_id, encryptor, stopping, epochs_trained)
+            return await self._answer(job_id, encryptor, stopping, decisions)
+        except DivergedError:
+            # The advice matters more than a job that ended meanwhile.
+            with suppress(HetalError):
+                await self.transport.call("CancelJob", pb.CancelJobRequest(job_id=job_id))
+            raise
+
+    async def _replay(
+        self, job_id: str, encryptor: Encryptor, stopping: EarlyStopping, epochs: int
+    ) -> dict[int, Decision]:
+        """The answers to epochs that are trained already, judged again from the logits that the server keeps.
+
+        OpenFHE's decryption adds fresh noise (about 1e-11 here), so a loss that ties with the best one to within it may
+        be judged otherwise than before. Only the answer to the last epoch can still be sent, and only when the server
+        says that it has none: what was answered is never contradicted.
+        """
+        decisions: dict[int, Decision] = {}
+        for epoch in range(1, epochs + 1):
+            if stopping.stopped:
+                raise InputError(f"on these data the training would have ended with epoch {epoch - 1}")
+            data = await self.transport.download(job_id, logits_blob(epoch), limits.BLOB_BYTES_MAX, None)
+            decisions[epoch] = await self._judge(encryptor, stopping, epoch, data)
+        return decisions
+
+    async def _answer(
+        self, job_id: str, encryptor: Encryptor, stopping: EarlyStopping, decisions: dict[int, Decision]
+    ) -> Finished:
+        machine = ClientJob(decisions)
         heard = 0
 
         async def attempt() -> Finished:
@@ -378,7 +467,9 @@ class _Run:
                 for effect in effects:
                     match effect:
                         case Evaluate(validation):
-                            decision = await self._judge(job_id, encryptor, stopping, validation)
+                            ref = validation.blob
+                            data = await self.transport.download(job_id, ref.name, ref.size_bytes, ref.sha256)
+                            decision = await self._judge(encryptor, stopping, validation.epoch, data)
                             await perform(machine.handle(Decided(validation.epoch, decision)))
                         case Complete(finished):
                             return finished
@@ -404,25 +495,18 @@ class _Run:
                 machine.handle(Disconnected())
             raise StateError("the server ended the training's stream without a result")
 
-        try:
-            return await self.transport.retried(attempt, lambda: heard)
-        except DivergedError:
-            await self.transport.call("CancelJob", pb.CancelJobRequest(job_id=job_id))
-            raise
+        # After a network failure the server holds the dead stream for attached until its keepalive runs out.
+        return await self.transport.retried(attempt, lambda: heard, (ConnectionFailedError, AlreadyAttachedError))
 
-    async def _judge(
-        self, job_id: str, encryptor: Encryptor, stopping: EarlyStopping, validation: Validation
-    ) -> Decision:
-        blob = validation.blob
-        data = await self.transport.download(job_id, blob.name, blob.size_bytes, blob.sha256)
+    async def _judge(self, encryptor: Encryptor, stopping: EarlyStopping, epoch: int, data: bytes) -> Decision:
         logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
-        self._check_range(logits, validation.epoch)
+        self._check_range(logits, epoch)
         loss, accuracy = cross_entropy(logits, self.data.y_val), _accuracy(logits, self.data.y_val)
         decision = stopping.update(loss)
         self.history.losses.append(loss)
         self.history.accuracies.append(accuracy)
         text = f"loss {loss:.4f}, accuracy {100 * accuracy:.2f} %" + (", best so far" if decision.best else "")
-        self.report(Progress("epoch", validation.epoch, self.spec.epochs_max, 0.0, text))
+        self.report(Progress("epoch", epoch, self.spec.epochs_max, 0.0, text))
         return decision
 
     def _check_range(self, logits: Array, epoch: int) -> None:
@@ -477,6 +561,17 @@ def _message(event: pb.TrainEvent) -> ClientMessage:
         case "failed":
             return Failed(FailureInfo(event.failed.code, event.failed.message, event.failed.hint))
     raise VersionError("the server sent an event that this release does not know")
+
+
+def _check_shape(spec: JobSpec, data: Prepared) -> None:
+    for what, found, due in (
+        ("training rows", len(data.x_train), spec.train_samples),
+        ("validation rows", len(data.x_val), spec.validation_samples),
+        ("features", data.x_train.shape[1], spec.features),
+        ("classes", len(data.labels.values), spec.classes),
+    ):
+        if found != due:
+            raise ShapeError(f"the data have {found} {what}; the job was made with {due}")
 
 
 def _spec_of(manifest: pb.Manifest, keys: KeySet) -> JobSpec:

@@ -57,11 +57,17 @@ class Transport:
 
         return await self.retried(attempt)
 
-    async def retried(self, attempt: Callable[[], Awaitable[T]], progress: Callable[[], object] | None = None) -> T:
+    async def retried(
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        progress: Callable[[], object] | None = None,
+        retry_on: tuple[type[HetalError], ...] = (ConnectionFailedError,),
+    ) -> T:
         """Repeat ``attempt`` on broken connections, with growing pauses.
 
         Args:
             progress: a value that changes when an attempt got further; the count of attempts then starts anew.
+            retry_on: errors of the server that another attempt may cure.
         """
         failures, mark = 0, progress() if progress else None
         while True:
@@ -69,7 +75,7 @@ class Transport:
                 return await attempt()
             except grpc.aio.AioRpcError as error:
                 known = error_of(error, self.address)
-                if not isinstance(known, ConnectionFailedError):
+                if not isinstance(known, retry_on):
                     raise known from error
                 if progress and progress() != mark:
                     failures, mark = 0, progress()
@@ -110,8 +116,13 @@ class Transport:
 
         await self.retried(attempt, lambda: sent)
 
-    async def download(self, job_id: str, blob: str, bytes_expected: int, sha256: bytes) -> bytes:
-        """Fetch one result, resuming at the offset reached; the announced size and hash must hold."""
+    async def download(self, job_id: str, blob: str, bytes_expected: int, sha256: bytes | None) -> bytes:
+        """Fetch one result, resuming at the offset reached.
+
+        Args:
+            bytes_expected: no more is taken.
+            sha256: what the server announced; None for a result of an earlier attachment, which only its frame checks.
+        """
         if bytes_expected > limits.BLOB_BYTES_MAX:
             raise OversizedError(
                 f"the server announces {bytes_expected} bytes; BLOB_BYTES_MAX is {limits.BLOB_BYTES_MAX}"
@@ -128,7 +139,7 @@ class Transport:
 
         await self.retried(attempt, lambda: len(received))
         data = bytes(received)
-        if hashlib.sha256(data).digest() != sha256:
+        if sha256 is not None and hashlib.sha256(data).digest() != sha256:
             raise HashMismatchError(f"{blob} does not have the SHA-256 that the server announced")
         return data
 

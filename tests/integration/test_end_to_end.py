@@ -9,11 +9,14 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import psutil
 import pytest
 
-from hetal.ckks.presets import TEST_PRESET
+from hetal._pb import hetal_pb2 as pb
+from hetal._pb.hetal_pb2_grpc import HetalStub
+from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.cli.demo import dataset
 from hetal.cli.local_server import local_server
 from hetal.client import Client, KeySet, Model, Progress, SoftmaxSpec
@@ -25,6 +28,7 @@ from hetal.errors import (
     InsecureParametersError,
     JobNotFoundError,
     NotFiniteError,
+    ShapeError,
     StateError,
 )
 from hetal.kernels.clear import train_clear
@@ -102,6 +106,88 @@ async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> No
         prepared = prepare(DATA.x_train[::3], DATA.y_train[::3], DATA.x_val, DATA.y_val, standardize=True, seed=0)
         plain = simulate(job.spec, prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
         assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
+
+
+class ClientDiesError(Exception):
+    """Stands for the end of the client's process."""
+
+
+async def test_another_client_takes_up_a_job_from_the_saved_keys(address: str, tmp_path: Path) -> None:
+    """The first client ends in the upload, the second while it judges an epoch, the third one finishes."""
+    data = (DATA.x_train[::3], DATA.y_train[::3], DATA.x_val, DATA.y_val)
+    uploaded = []
+
+    def die_in_the_upload(step: Progress) -> None:
+        if step.done == 3:
+            raise ClientDiesError
+
+    def die_in_an_epoch(step: Progress) -> None:
+        if step.phase == "keys and data":
+            uploaded.append(step.text)
+        if step.phase == "epoch":
+            raise ClientDiesError
+
+    async with Client(address) as client:
+        with pytest.raises(ClientDiesError):
+            await client.train(*data, epochs=2, keep_keys=tmp_path / "key", progress=die_in_the_upload, **OPTIONS)
+    keys = KeySet.load(tmp_path / "key", preset(TEST_PRESET))
+    async with Client(address) as client:
+        (listed,) = await client.jobs()
+        with pytest.raises(ShapeError, match="training rows"):
+            await client.resume(listed.id, keys, DATA.x_train, DATA.y_train, DATA.x_val, DATA.y_val)
+        with pytest.raises(StateError):
+            await client.resume(listed.id, KeySet.generate(preset(TEST_PRESET)), *data)
+        with pytest.raises(ClientDiesError):
+            await client.resume(listed.id, keys, *data, progress=die_in_an_epoch)
+        assert uploaded
+        assert "keys/mult" not in uploaded
+    async with Client(address) as client:
+        job = await client.resume(listed.id, keys, *data)
+        again = await client.resume(listed.id, keys, *data)
+    assert job.history.epochs == 2
+    assert again.history.best_epoch == job.history.best_epoch
+    # Decryption is randomised: the same bytes give slots that differ by about 1e-11.
+    assert again.history.losses == pytest.approx(job.history.losses, abs=1e-8)
+    assert np.abs(again.model.weights - job.model.weights).max() < 1e-7
+    prepared = prepare(*data, standardize=True, seed=0)
+    plain = simulate(job.spec, prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
+    assert job.history.losses == pytest.approx(plain.losses, abs=1e-3)
+    assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
+
+
+async def test_a_client_waits_until_the_server_notices_its_dead_stream(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a network failure the server holds the old stream for attached until its keepalive runs out."""
+    data = (DATA.x_train[::3], DATA.y_train[::3], DATA.x_val, DATA.y_val)
+
+    def die_in_an_epoch(step: Progress) -> None:
+        if step.phase == "epoch":
+            raise ClientDiesError
+
+    async with Client(address) as client:
+        with pytest.raises(ClientDiesError):
+            await client.train(*data, epochs=1, keep_keys=tmp_path / "key", progress=die_in_an_epoch, **OPTIONS)
+        (listed,) = await client.jobs()
+    keys = KeySet.load(tmp_path / "key", preset(TEST_PRESET))
+    refused: list[int] = []
+    async with grpc.aio.insecure_channel(address) as channel, Client(address) as client:
+        stale = HetalStub(channel).Train()
+        request = pb.TrainRequest(job_id=listed.id)
+        request.attach.SetInParent()
+        await stale.write(request)
+        await stale.read()
+
+        def notice(failures: int) -> float:
+            refused.append(failures)
+            if failures == 2:
+                stale.cancel()
+            return 0.2
+
+        monkeypatch.setattr("hetal.client.transport.backoff_s", notice)
+        job = await client.resume(listed.id, keys, *data)
+    assert refused[:2] == [1, 2]
+    assert job.history.epochs == 1
 
 
 async def test_a_diverging_training_ends_with_advice_and_the_server_goes_on(address: str) -> None:
