@@ -17,6 +17,7 @@ from hetal.cli.local_server import local_server
 from hetal.cli.render import duration, progress_output, size
 from hetal.client.dataset import Dataset, load, load_array
 from hetal.client.features import encode
+from hetal.client.keys import KeySet
 from hetal.client.session import Client, TrainedJob
 from hetal.errors import InputError
 from hetal.protocol.job import SoftmaxSpec
@@ -46,6 +47,10 @@ def add_parser(subparsers: Subparsers) -> None:
     out.add_argument("--server", metavar="HOST:PORT", help="without it a server is started on this machine")
     out.add_argument("--model-out", type=Path, default=Path("model.npz"), metavar="FILE")
     out.add_argument("--keep-keys", type=Path, metavar="FILE", help="save the secret key there (mode 0600)")
+    out.add_argument(
+        "--resume", metavar="JOB", help="take up a job whose client ended; same data and preset, needs --keys"
+    )
+    out.add_argument("--keys", type=Path, metavar="FILE", help="with --resume: what --keep-keys wrote")
     out.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypts the saved key")
     out.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.set_defaults(run=run)
@@ -138,28 +143,48 @@ def passphrase(args: argparse.Namespace) -> str | None:
 
 
 async def _train(args: argparse.Namespace, data: Dataset) -> TrainedJob:
-    insecure = not preset(args.preset).secure
-
-    async def at(address: str) -> TrainedJob:
-        with progress_output() as progress:
-            async with Client(address) as client:
-                return await client.train(
-                    data.x_train,
-                    data.y_train,
-                    data.x_val,
-                    data.y_val,
-                    standardize=not args.no_standardize,
-                    keep_keys=args.keep_keys,
-                    passphrase=passphrase(args),
-                    progress=progress,
-                    **training_options(args),
-                )
-
+    if args.resume is not None:
+        return await _resume(args, data)
     if args.server is not None:
-        return await at(args.server)
+        return await _train_at(args.server, args, data)
     print("no --server: starting one on this machine for this training", file=sys.stderr)
-    async with local_server(allow_insecure=insecure) as address:
-        return await at(address)
+    async with local_server(allow_insecure=not preset(args.preset).secure) as address:
+        return await _train_at(address, args, data)
+
+
+async def _train_at(address: str, args: argparse.Namespace, data: Dataset) -> TrainedJob:
+    with progress_output() as progress:
+        async with Client(address) as client:
+            return await client.train(
+                data.x_train,
+                data.y_train,
+                data.x_val,
+                data.y_val,
+                standardize=not args.no_standardize,
+                keep_keys=args.keep_keys,
+                passphrase=passphrase(args),
+                progress=progress,
+                **training_options(args),
+            )
+
+
+async def _resume(args: argparse.Namespace, data: Dataset) -> TrainedJob:
+    if args.server is None or args.keys is None:
+        raise InputError("--resume needs --server and --keys")
+    keys = await asyncio.to_thread(KeySet.load, args.keys, preset(args.preset), passphrase(args))
+    with progress_output() as progress:
+        async with Client(args.server) as client:
+            return await client.resume(
+                args.resume,
+                keys,
+                data.x_train,
+                data.y_train,
+                data.x_val,
+                data.y_val,
+                standardize=not args.no_standardize,
+                seed=args.seed,
+                progress=progress,
+            )
 
 
 def summary(job: TrainedJob) -> dict[str, Any]:

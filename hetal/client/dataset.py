@@ -229,7 +229,10 @@ def load(path: Path, labels: Path | None = None, label_column: str | None = None
 
 
 def load_array(path: Path) -> NDArray[Any]:
-    """One array from ``.npy``, ``.csv`` (numbers, one header line allowed) or the X or X_test of an ``.npz``."""
+    """One array: a ``.npy``, the X or X_test of an ``.npz``, or a ``.csv`` of numbers or of one column of text.
+
+    A ``.csv`` may have a header line.
+    """
     try:
         if path.suffix == ".npz":
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
@@ -239,7 +242,8 @@ def load_array(path: Path) -> NDArray[Any]:
                 raise InputError(f"{path} holds none of X, X_test, y, y_test")
         if path.suffix == ".csv":
             rows = _csv_rows(path)
-            body = rows if _is_number(rows[0][0]) else rows[1:]
+            # A first line of text is a header, unless it is a label: one that occurs again.
+            body = rows if _is_number(rows[0][0]) or rows[0] in rows[1:] else rows[1:]
             values = np.array(body)
             return values[:, 0] if values.shape[1] == 1 and not _is_number(body[0][0]) else values.astype(np.float64)
         with path.open("rb") as raw:

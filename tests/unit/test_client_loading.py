@@ -183,3 +183,10 @@ class TestPreparing:
         spoiled[5, 2] = np.nan
         with pytest.raises(NotFiniteError, match="row 5, column 2"):
             prepare(spoiled, Y, X_VAL, Y_VAL, standardize=True, seed=0)
+
+
+def test_text_labels_with_and_without_a_header(tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text("ill\nhealthy\nill\nhealthy\n")
+    (tmp_path / "headed.csv").write_text("diagnosis\nill\nhealthy\nill\n")
+    assert load_array(tmp_path / "plain.csv").tolist() == ["ill", "healthy", "ill", "healthy"]
+    assert load_array(tmp_path / "headed.csv").tolist() == ["ill", "healthy", "ill"]
