@@ -34,22 +34,33 @@ class Kind(IntEnum):
     CHECKPOINT = 4
 
 
-def frame(kind: Kind, digest: bytes, payload: bytes) -> bytes:
-    """The framed payload. ``digest`` is :attr:`Parameters.digest`."""
+def frame(kind: Kind, digest: bytes, payload: bytes | memoryview) -> bytes:
+    """The framed payload. ``digest`` is :attr:`Parameters.digest`.
+
+    Raises:
+        FrameError: the digest has another length.
+        OversizedError: the payload exceeds ``limits.BLOB_BYTES_MAX``.
+    """
+    payload = memoryview(payload).cast("B")
     if len(digest) != DIGEST_BYTES:
         raise FrameError(f"a parameter digest has {DIGEST_BYTES} bytes, not {len(digest)}")
     if len(payload) > limits.BLOB_BYTES_MAX:
         raise OversizedError(f"{len(payload)} bytes exceed BLOB_BYTES_MAX = {limits.BLOB_BYTES_MAX}")
-    return _HEAD.pack(MAGIC, VERSION, kind, digest, len(payload), hashlib.sha256(payload).digest()) + payload
+    head = _HEAD.pack(MAGIC, VERSION, kind, digest, len(payload), hashlib.sha256(payload).digest())
+    return b"".join((head, payload))
 
 
 def unframe(data: bytes | memoryview, kind: Kind, digest: bytes) -> memoryview:
-    """The payload, checked, without a copy.
+    """The payload, checked, without a copy: a view of ``data``.
 
     Raises:
-        TruncatedError, OversizedError, FrameError, ParameterHashError, HashMismatchError: in the order of the fields.
+        FrameError: wrong magic, version or kind, or bytes behind the payload.
+        OversizedError: the announced length exceeds ``limits.BLOB_BYTES_MAX``.
+        ParameterHashError: made under other parameters.
+        TruncatedError: shorter than the head, or than the head announces.
+        HashMismatchError: the payload is not the one that was framed.
     """
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     if len(view) < _HEAD.size:
         raise TruncatedError(f"{len(view)} bytes are less than a frame's head of {_HEAD.size}")
     magic, version, found, found_digest, length, sha256 = _HEAD.unpack_from(view)
@@ -76,7 +87,11 @@ def unframe(data: bytes | memoryview, kind: Kind, digest: bytes) -> memoryview:
 
 
 def join(parts: Sequence[bytes]) -> bytes:
-    """Several objects as one payload: count, then length and bytes of each."""
+    """Several objects as one payload: count, then length and bytes of each.
+
+    Raises:
+        OversizedError: more than ``limits.CIPHERTEXTS_PER_BLOB_MAX`` objects.
+    """
     if len(parts) > limits.CIPHERTEXTS_PER_BLOB_MAX:
         raise OversizedError(
             f"{len(parts)} objects exceed CIPHERTEXTS_PER_BLOB_MAX = {limits.CIPHERTEXTS_PER_BLOB_MAX}"
@@ -88,7 +103,12 @@ def join(parts: Sequence[bytes]) -> bytes:
 
 
 def split(payload: bytes | memoryview) -> list[bytes]:
-    """Inverse of :func:`join`."""
+    """Inverse of :func:`join`; each object is copied once, as OpenFHE takes nothing but bytes.
+
+    Raises:
+        OversizedError, TruncatedError, FrameError: the count is beyond the limit, an object is missing or cut short,
+            bytes follow the last one.
+    """
     view = memoryview(payload)
     if len(view) < _COUNT.size:
         raise TruncatedError("the list of objects has no count")

@@ -1,17 +1,15 @@
-"""Our own reader of OpenFHE's binary objects: what the other side sent is checked here before OpenFHE sees a byte of
-it.
+"""Our own reader of OpenFHE's binary objects: what the other side sent is checked before OpenFHE sees a byte of it.
 
 OpenFHE's deserialisers trust sizes and pointers and can crash the process. Objects are cereal's portable binary: a
-flag byte, then
-fields in order. A shared pointer is a type id and a pointer id whose top bit marks the definition; class versions
-appear
-where a class occurs first. All objects of a job contain the same context, so that part must equal, byte for byte, the
-one in
-an object that this process made itself (:class:`Dialect`); behind it every field, pointer and residue is checked.
+flag byte, then fields in order. A shared pointer is a type id and a pointer id whose top bit marks the definition;
+class versions appear where a class occurs first. All objects of a job contain the same context, so that part must
+equal, byte for byte, the one in an object that this process made itself (:class:`Dialect`); behind it every field,
+pointer and residue is checked.
 """
 
 from __future__ import annotations
 
+import string
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +27,13 @@ KEY_CLASS: Final = b"lbcrypto::EvalKeyRelinImpl<lbcrypto::DCRTPoly>"
 KEYS_PER_OBJECT_MAX: Final = 256
 CHAIN_MAX: Final = 128
 SCALE_TOLERANCE: Final = 1e-3
+KEY_TAG_CHARS: Final = 32
+# The key that switches to the sparse ephemeral secret lives over the first modulus and two auxiliary primes. OpenFHE
+# takes the largest two of this size whatever the job's chain is, and indexes the key's limbs without a look at them.
+AUXILIARY_PRIME_BITS: Final = 33
+AUXILIARY_PRIMES: Final = 2
+# Miller-Rabin with these bases is exact below 3.3e24.
+_WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 Chain = tuple[int, ...]
 
@@ -53,7 +58,14 @@ class Dialect:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the objects of one job look like. ``key_tag`` is empty while no job is known."""
+    """What the objects of one job look like. ``key_tag`` is empty while no job is known.
+
+    Attributes:
+        moduli, special_moduli: the chains Q and P in OpenFHE's order.
+        digits: polynomials in each half of a key-switching key.
+        scales: scaling factor of a ciphertext of noise scale degree 1, by the number of limbs dropped.
+        encapsulation: moduli of the key with automorphism index 2N-4.
+    """
 
     ring_dimension: int
     moduli: Chain
@@ -63,6 +75,7 @@ class Expected:
     ciphertext: Dialect
     mult_key: Dialect
     rotation_keys: Dialect
+    encapsulation: Chain
     key_tag: str = ""
 
     def for_key(self, key_tag: str) -> Expected:
@@ -104,8 +117,17 @@ class Expected:
         mult, shape = key(mult_key, 1)
         rotation, _ = key(rotation_keys, 2)
         moduli = parts[0]
-        chain = shape[0]
-        return Expected(ring_dimension, moduli, chain[len(moduli) :], len(shape), tuple(scales), plain, mult, rotation)
+        return Expected(
+            ring_dimension=ring_dimension,
+            moduli=moduli,
+            special_moduli=shape[0][len(moduli) :],
+            digits=len(shape),
+            scales=tuple(scales),
+            ciphertext=plain,
+            mult_key=mult,
+            rotation_keys=rotation,
+            encapsulation=(moduli[0], *_auxiliary_primes(2 * ring_dimension)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +207,9 @@ def validate_rotation_keys(data: bytes, expected: Expected) -> list[int]:
             reader.equal(SAME_TYPE, reader.u32(), "the context's type")
             reader.equal(expected.rotation_keys.context_pointer, reader.u32(), "the context's pointer")
         if index == order - 4:
-            # From the main to the sparse ephemeral secret (encapsulation): a key pair, a tag and a small chain of its
-            # own.
-            reader.string()
-            reader.key_polys(None)
+            # From the main to the sparse ephemeral secret (encapsulation), which has a tag of its own.
+            reader.any_tag()
+            reader.key_polys([expected.encapsulation])
         else:
             reader.tag(expected.key_tag)
             reader.key_polys([(*expected.moduli, *expected.special_moduli)] * expected.digits)
@@ -268,6 +289,11 @@ class _Reader:
         if found != key_tag:
             raise KeyTagError(f"the object carries key tag {found[:40]!r}, the job has {key_tag!r}")
 
+    def any_tag(self) -> None:
+        found = self.string()
+        if len(found) != KEY_TAG_CHARS or not set(found) <= set(string.hexdigits):
+            raise CiphertextFormatError(f"{found[:40]!r} is no key tag")
+
     def end(self) -> None:
         if self.at != len(self.data):
             raise CiphertextFormatError(f"{len(self.data) - self.at} bytes follow the object")
@@ -302,15 +328,13 @@ class _Reader:
             raise TruncatedError("the object ends before its first polynomial")
         return int(struct.unpack_from("<Q", self.data, self.at + 12)[0])
 
-    def key_polys(self, chains: list[Chain] | None) -> None:
-        """The two vectors of a key. ``chains`` None: the encapsulation key, one digit over a chain of its own."""
-        first = self.polys(chains)
-        if chains is None and len(first) != 1:
-            raise CiphertextFormatError(f"the encapsulation key has {len(first)} digits, not 1")
-        self.polys(first)
+    def key_polys(self, chains: list[Chain]) -> None:
+        """The two vectors of a key, one polynomial over each of ``chains`` in both."""
+        self.polys(chains)
+        self.polys(chains)
 
     def polys(self, chains: list[Chain] | None) -> list[Chain]:
-        """A vector of polynomials over these chains of moduli; None takes what comes, where moduli are sound."""
+        """A vector of polynomials over these chains of moduli; None takes what a trusted specimen has."""
         count = self.count(CHAIN_MAX, "polynomials")
         if chains is not None:
             self.equal(len(chains), count, "the number of polynomials")
@@ -390,5 +414,27 @@ class _Reader:
     def big(self) -> int:
         words = self.count(512, "words of a big integer")
         value = int.from_bytes(self.take(8 * words), "little")
+        self.equal(max(1, -(-value.bit_length() // 64)), words, "the number of words of a big integer")
         self.equal(value.bit_length(), self.u32(), "the length of a big integer")
         return value
+
+
+def _auxiliary_primes(order: int) -> Chain:
+    """The largest primes of ``AUXILIARY_PRIME_BITS`` that are 1 modulo the cyclotomic order, largest first."""
+    found: list[int] = []
+    candidate = (1 << AUXILIARY_PRIME_BITS) - order + 1
+    while len(found) < AUXILIARY_PRIMES:
+        if _is_prime(candidate):
+            found.append(candidate)
+        candidate -= order
+    return tuple(found)
+
+
+def _is_prime(n: int) -> bool:
+    """Miller-Rabin, for odd ``n`` above the witnesses."""
+    twos = ((n - 1) & (1 - n)).bit_length() - 1
+    for base in _WITNESSES:
+        powers = [pow(base, (n - 1) >> (twos - i), n) for i in range(twos)]
+        if powers[0] != 1 and n - 1 not in powers:
+            return False
+    return True
