@@ -7,6 +7,8 @@ backend implements the underscored methods on its own payloads. Conventions:
 * ``level`` is the number of rescalings left; a product of any kind costs one level, all else is free. Backends
 rescale as
   late as they can (OpenFHE's FLEXIBLEAUTO), so summing products before using the sum costs one rescaling for the sum.
+* Scales are the backend's: operands of different scales are brought together before they are added, so kernels see
+  values alone; :meth:`Evaluator.scale` tells.
 * ``mul_no_relin`` returns a three-part ciphertext; sums of those are relinearised once (lazy relinearisation). Only
   addition, subtraction, negation, plain and scalar products, and ``relinearize`` accept three parts.
 * A plain operand is a NumPy vector of ``slots`` numbers, real or complex; encodings are cached by content.
@@ -92,6 +94,10 @@ class Evaluator(ABC):
     def total(self, operation: str) -> int:
         """How often ``operation`` ran, over all levels."""
         return sum(count for (name, _), count in self.counts.items() if name == operation)
+
+    def scale(self, a: Ciphertext) -> float:
+        """What slots are multiplied by before rounding; 1 where they are exact. Backends keep it, kernels may ask."""
+        return 1.0
 
     # -- free operations ------------------------------------------------------------------------------------------
 

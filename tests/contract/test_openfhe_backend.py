@@ -209,3 +209,13 @@ def test_contexts_are_the_spec(levels: int, digits: int, scale_bits: int) -> Non
     assert [round(np.log2(q)) for q in expected.moduli] == [scale_bits + 5] + [scale_bits] * levels
     assert expected.digits == digits
     assert build_context(params) is build_context(params)
+
+
+def test_scales_are_near_the_spec_and_squared_while_a_rescaling_is_pending(
+    ready: OpenFheEvaluator, material: Material
+) -> None:
+    ct = ready.load(material.keys.encrypt(vector(), 6))
+    bits = PARAMS.spec.scale_bits
+    assert np.log2(ready.scale(ct)) == pytest.approx(bits, abs=1e-3)
+    assert np.log2(ready.scale(ready.mul(ct, ct))) == pytest.approx(2 * bits, abs=1e-3)
+    assert ready.scale(ready.mul_integer(ct, 8)) == ready.scale(ct)

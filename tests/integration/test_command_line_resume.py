@@ -1,4 +1,4 @@
-"""A client process killed in the middle of a training, and ``hetal train --resume`` from its kept keys."""
+"""What kept keys are for: ``train --resume`` after the client process was killed, and ``predict --encrypted``."""
 
 from __future__ import annotations
 
@@ -42,6 +42,12 @@ async def test_a_killed_client_resumes(tmp_path: Path) -> None:
         resumed = await hetal(*common, "--server", address, "--resume", job.id, "--keys", str(tmp_path / "key"))
         out, err = await resumed.communicate()
         assert resumed.returncode == 0, err.decode()
+
+        np.save(tmp_path / "x.npy", DATA.x_test)
+        model = ["predict", "--model", str(tmp_path / "model.npz"), "--features", str(tmp_path / "x.npy"), "--json"]
+        there = ["--encrypted", "--server", address, "--keys", str(tmp_path / "key")]
+        answers = [(await (await hetal(*model, *way)).communicate())[0] for way in ([], there)]
+        assert json.loads(answers[0])["labels"] == json.loads(answers[1])["labels"]
     result = json.loads(out)
     assert (result["job"], result["epochs"]) == (job.id, 2)
 

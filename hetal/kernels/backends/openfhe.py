@@ -281,6 +281,10 @@ class OpenFheEvaluator(Evaluator):
 
     # -- plaintexts ---------------------------------------------------------------------------------------------------
 
+    def scale(self, a: Ciphertext) -> float:
+        """Squared while a rescaling is pending."""
+        return float(a.payload.value.GetScalingFactor())
+
     def _scale(self, openfhe_level: int) -> float:
         return float(self._context.GetScalingFactorReal(openfhe_level))
 
