@@ -2,9 +2,8 @@
 
 Two bounds on log2(QP) apply. The ternary bound is the table of the 2024 security guidelines for fully homomorphic
 encryption (Bossuat et al., eprint 2024/463; classical attacks, 128 bits). The sparse bound is for main secrets of
-Hamming
-weight 192, the weight OpenFHE draws for ``SPARSE_ENCAPSULATED``; OpenFHE's own check applies the ternary table there,
-which does not cover it, so we keep to log2(QP) <= 1555 at N = 2^16 as HEaaN, HETAL and Lattigo do.
+Hamming weight 192, the weight OpenFHE draws for ``SPARSE_ENCAPSULATED``; OpenFHE's own check applies the ternary table
+there, which does not cover it, so we keep to log2(QP) <= 1555 at N = 2^16 as HEaaN, HETAL and Lattigo do.
 """
 
 from __future__ import annotations

@@ -4,9 +4,8 @@
 backend implements the underscored methods on its own payloads. Conventions:
 
 * A ciphertext holds ``slots`` complex numbers. ``rotate(ct, k)`` moves slot j+k to slot j, cyclically.
-* ``level`` is the number of rescalings left; a product of any kind costs one level, all else is free. Backends
-rescale as
-  late as they can (OpenFHE's FLEXIBLEAUTO), so summing products before using the sum costs one rescaling for the sum.
+* ``level`` is the number of rescalings left; a product of any kind costs one level, all else is free. Backends rescale
+  as late as they can (OpenFHE's FLEXIBLEAUTO), so a sum of products is rescaled once.
 * Scales are the backend's: operands of different scales are brought together before they are added, so kernels see
   values alone; :meth:`Evaluator.scale` tells.
 * ``mul_no_relin`` returns a three-part ciphertext; sums of those are relinearised once (lazy relinearisation). Only
@@ -76,9 +75,8 @@ class Evaluator(ABC):
 
     Attributes:
         counts: operations executed so far, keyed by (operation, level of its result). Operations: ``mul`` (tensor
-        product),
-            ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``, ``bootstrap``,
-            ``add``.
+            product), ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``,
+            ``bootstrap``, ``add``.
         schedule: the plan's decision per checkpoint name; a name that is missing means "go on as it is".
     """
 

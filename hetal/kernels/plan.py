@@ -4,10 +4,9 @@ Kernels mark with ``checkpoint`` where a bootstrap is *allowed*; this module dec
 iteration on symbols (:class:`Tracer`), which gives a graph of checkpoints joined by the number of levels consumed
 between them. Walking it backwards from the end of the iteration yields the level every place must still have. A set of
 bootstraps is feasible when no place behind a bootstrap needs more levels than a bootstrap gives, and when the state
-at the
-end of an iteration is at least where it began. The cheapest set is searched by leaving out bootstraps one at a time, in
-several orders. Both sides compute the same plan from the same job: the client to make exactly the keys and levels
-needed, the server to run it.
+at the end of an iteration is at least where it began. The cheapest set is searched by leaving out bootstraps one at a
+time, in several orders. Both sides compute the same plan from the same job: the client to make exactly the keys and
+levels needed, the server to run it.
 """
 
 from __future__ import annotations

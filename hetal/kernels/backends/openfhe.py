@@ -1,14 +1,13 @@
 """The reference backend: OpenFHE on the CPU.
 
 Levels: a ciphertext with t limbs and noise scale degree d (1, or 2 while a rescaling is pending) is at level t - d.
-OpenFHE's
-FLEXIBLEAUTO rescales as late as it can. Products with small integers and with monomials are free: the operand is
-encoded so that its polynomial has coefficients k or 1 exactly, and the scale is then declared to be what it was.
+OpenFHE's FLEXIBLEAUTO rescales as late as it can. Products with small integers and with monomials are free: the
+operand is encoded so that its polynomial has coefficients k or 1 exactly, and the scale is then declared to be what it
+was.
 
 OpenFHE holds evaluation keys and the bootstrap's precomputation per process, and clears them for all key tags at
-once: a process
-has one open evaluator. ``OMP_NUM_THREADS`` counts from the import of openfhe on; who starts the process sets it, to 1
-where ``threads`` is more than 1.
+once: a process has one open evaluator. ``OMP_NUM_THREADS`` counts from the import of openfhe on; who starts the
+process sets it, to 1 where ``threads`` is more than 1.
 """
 
 from __future__ import annotations
