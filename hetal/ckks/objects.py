@@ -138,7 +138,7 @@ class CiphertextInfo:
     scale_degree: int
 
 
-def validate_ciphertext(data: bytes, expected: Expected) -> CiphertextInfo:
+def validate_ciphertext(data: bytes | memoryview, expected: Expected) -> CiphertextInfo:
     """Check a two-part ciphertext.
 
     Raises:
@@ -169,7 +169,7 @@ def validate_ciphertext(data: bytes, expected: Expected) -> CiphertextInfo:
     return CiphertextInfo(limbs, degree)
 
 
-def validate_mult_key(data: bytes, expected: Expected) -> None:
+def validate_mult_key(data: bytes | memoryview, expected: Expected) -> None:
     """Check a map that holds the one relinearisation key of the job."""
     reader = _Reader(data, expected, expected.mult_key)
     reader.equal(1, reader.u8(), "the byte order flag")
@@ -182,7 +182,7 @@ def validate_mult_key(data: bytes, expected: Expected) -> None:
     reader.end()
 
 
-def validate_rotation_keys(data: bytes, expected: Expected) -> list[int]:
+def validate_rotation_keys(data: bytes | memoryview, expected: Expected) -> list[int]:
     """Check a map of automorphism keys; returns their indices."""
     reader = _Reader(data, expected, expected.rotation_keys)
     reader.equal(1, reader.u8(), "the byte order flag")
@@ -220,7 +220,9 @@ def validate_rotation_keys(data: bytes, expected: Expected) -> list[int]:
 class _Reader:
     """Bounded reads and checks; every refusal is a :class:`HetalError`."""
 
-    def __init__(self, data: bytes, expected: Expected | None = None, dialect: Dialect | None = None) -> None:
+    def __init__(
+        self, data: bytes | memoryview, expected: Expected | None = None, dialect: Dialect | None = None
+    ) -> None:
         self.data = memoryview(data)
         self.at = 0
         self.learn = False

@@ -1,13 +1,14 @@
 """The only home of secret keys.
 
 A :class:`KeySet` lives in the client's process. It shows its secret in no repr, pickle, copy or log, and writes it to
-disk only
-when :meth:`KeySet.save` is called. OpenFHE holds evaluation keys in tables of the process, so they are generated,
-serialised and cleared a few at a time.
+disk only when :meth:`KeySet.save` is called. OpenFHE holds evaluation keys in tables of the process, so they are
+generated, serialised and cleared a few at a time. OpenFHE clears those tables for all key tags at once: while a key
+set makes evaluation keys, nothing else in its process can keep any.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -36,16 +37,30 @@ from hetal.ckks.openfhe import (
     set_up_bootstrap,
 )
 from hetal.ckks.parameters import Parameters
-from hetal.errors import CiphertextFormatError, DivergedError, HetalError, KeyFileError, ParameterHashError
+from hetal.errors import (
+    CiphertextFormatError,
+    DivergedError,
+    HetalError,
+    InputError,
+    KeyFileError,
+    NotFiniteError,
+    ParameterHashError,
+    ShapeError,
+)
 from hetal.protocol.job import rotation_keys_blob
 
 FILE_MAGIC: Final = b"HETALKEY1"
 SALT_BYTES: Final = 16
 NONCE_BYTES: Final = 12
-SCRYPT_N: Final = 1 << 15
+# 128 MiB and a third of a second per guess.
+SCRYPT_N: Final = 1 << 17
 ENCAPSULATION_STEPS: Final = (1, 1)
+NOISE: Final = "a ciphertext of the server decrypts to noise: its message outgrew the modulus"
 # OpenFHE's tables of evaluation keys are global; two key sets of one process take turns.
 _TABLES: Final = Lock()
+# Every serialised object carries the bootstrap's set-up in its header, and making the encapsulation keys changes it for
+# a while: no ciphertext is written or read meanwhile. Taken inside _TABLES where both are.
+_SET_UP: Final = Lock()
 
 
 class KeySet:
@@ -57,14 +72,13 @@ class KeySet:
         self._public = public
         self._secret = secret
         self.key_tag: str = secret.GetKeyTag()
-        self._expected = expected_objects(params, self.key_tag)
+        with _TABLES:
+            self._expected = expected_objects(params, self.key_tag)
 
     @classmethod
     def generate(cls, params: Parameters) -> KeySet:
         """A fresh key pair."""
-        with _TABLES:
-            expected_objects(params, "")
-            pair = build_context(params).KeyGen()
+        pair = build_context(params).KeyGen()
         return cls(params, pair.publicKey, pair.secretKey)
 
     def __repr__(self) -> str:
@@ -78,10 +92,26 @@ class KeySet:
     # -- data ---------------------------------------------------------------------------------------------------------
 
     def encrypt(self, vector: NDArray[np.float64], level: int) -> bytes:
-        """A fresh ciphertext at ``level`` (rescalings left), serialised."""
+        """A fresh ciphertext at ``level`` (rescalings left), serialised.
+
+        Args:
+            vector: at most ``params.slots`` real values; the other slots are 0.
+            level: 0 to ``params.top_level``.
+
+        Raises:
+            ShapeError, NotFiniteError, InputError: the vector or the level is none of these.
+        """
         values = np.ascontiguousarray(vector, dtype=np.float64)
+        if values.ndim != 1 or not 1 <= values.size <= self.params.slots:
+            raise ShapeError(f"an array of shape {values.shape} does not fit {self.params.slots} slots")
+        if not np.isfinite(values).all():
+            raise NotFiniteError("a vector to encrypt holds NaN or infinite values")
+        if not 0 <= level <= self.params.top_level:
+            raise InputError(f"level {level} is outside 0..{self.params.top_level} of {self.params.name!r}")
         plain = self._context.MakeCKKSPackedPlaintext(values, 1, self.params.top_level - level)
-        return bytes(openfhe.Serialize(self._context.Encrypt(self._public, plain), openfhe.BINARY))
+        ciphertext = self._context.Encrypt(self._public, plain)
+        with _SET_UP:
+            return bytes(openfhe.Serialize(ciphertext, openfhe.BINARY))
 
     def decrypt(self, data: bytes) -> NDArray[np.float64]:
         """The real slots of a ciphertext that the server sent; its bytes are checked first.
@@ -92,15 +122,20 @@ class KeySet:
         """
         validate_ciphertext(data, self._expected)
         try:
-            plain = self._context.Decrypt(
-                openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY), self._secret
-            )
-            plain.SetLength(self.params.slots)
-            return np.array(plain.GetRealPackedValue())
+            with _SET_UP:
+                ciphertext = openfhe.DeserializeCiphertextString(bytes(data), openfhe.BINARY)
         except RuntimeError as error:
-            raise DivergedError(
-                "a ciphertext of the server decrypts to noise: its message outgrew the modulus"
-            ) from error
+            raise CiphertextFormatError(f"OpenFHE refuses a ciphertext of the server: {error}") from error
+        try:
+            plain = self._context.Decrypt(ciphertext, self._secret)
+            plain.SetLength(self.params.slots)
+            values = np.array(plain.GetRealPackedValue())
+        except RuntimeError as error:
+            raise DivergedError(NOISE) from error
+        # With many limbs a message can outgrow OpenFHE's doubles, which it does not report.
+        if not np.isfinite(values).all():
+            raise DivergedError(NOISE)
+        return values
 
     # -- evaluation keys ----------------------------------------------------------------------------------------------
 
@@ -142,21 +177,25 @@ class KeySet:
         with _TABLES:
             try:
                 self._context.EvalAutomorphismKeyGen(self._secret, indices)
-                return self._serialised_table()
+                payload = self._serialised_table()
             finally:
                 openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+        return frame(Kind.ROTATION_KEYS, self.params.digest, payload)
 
     def _encapsulation_blob(self) -> bytes:
         # OpenFHE makes these keys only along with a bootstrap's rotations; without baby steps those are fewest.
         with _TABLES:
             try:
-                set_up_bootstrap(self._context, self.params, ENCAPSULATION_STEPS)
-                self._context.EvalBootstrapKeyGen(self._secret, self.params.slots)
-                # Every serialised object carries the set-up in its header, so the job's own must be in place again.
-                set_up_bootstrap(self._context, self.params)
-                return self._serialised_table()
+                with _SET_UP:
+                    try:
+                        set_up_bootstrap(self._context, self.params, ENCAPSULATION_STEPS)
+                        self._context.EvalBootstrapKeyGen(self._secret, self.params.slots)
+                    finally:
+                        set_up_bootstrap(self._context, self.params)
+                payload = self._serialised_table()
             finally:
                 openfhe.CryptoContext.ClearEvalAutomorphismKeys()
+        return frame(Kind.ROTATION_KEYS, self.params.digest, payload)
 
     def _bootstrap_indices(self) -> tuple[int, ...]:
         with _TABLES:
@@ -167,14 +206,19 @@ class KeySet:
             return bootstrap_indices(self.params, ENCAPSULATION_STEPS)
 
     def _serialised_table(self) -> bytes:
-        payload = bytes(openfhe.SerializeEvalAutomorphismKeyString(openfhe.BINARY, self.key_tag))
-        return frame(Kind.ROTATION_KEYS, self.params.digest, payload)
+        return bytes(openfhe.SerializeEvalAutomorphismKeyString(openfhe.BINARY, self.key_tag))
 
     # -- file ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path, passphrase: str | None = None) -> None:
-        """Write the key pair to a file of mode 0600, encrypted (scrypt, AES-256-GCM) where a passphrase is given."""
-        head = {
+        """Write the key pair to a file of mode 0600, encrypted (scrypt, AES-256-GCM) where a passphrase is given.
+
+        Raises:
+            KeyFileError: the file cannot be written, or the passphrase is empty.
+        """
+        if passphrase == "":
+            raise KeyFileError("an empty passphrase protects nothing; give one, or none at all")
+        head: dict[str, object] = {
             "preset": self.params.name,
             "digest": self.params.digest.hex(),
             "key_tag": self.key_tag,
@@ -186,18 +230,24 @@ class KeySet:
                 bytes(openfhe.Serialize(self._secret, openfhe.BINARY)),
             ]
         )
+        if passphrase is None:
+            # OpenFHE's reader can crash on damaged bytes. (Of an encrypted body, GCM's tag says as much.)
+            head["sha256"] = hashlib.sha256(body).hexdigest()
         head_bytes = json.dumps(head).encode()
         if passphrase is not None:
             salt, nonce = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(NONCE_BYTES)
             body = salt + nonce + AESGCM(_derive(passphrase, salt)).encrypt(nonce, body, head_bytes)
-        _write_private(Path(path), join([FILE_MAGIC, head_bytes, body]))
+        try:
+            _write_private(Path(path), join([FILE_MAGIC, head_bytes, body]))
+        except OSError as error:
+            raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: Path, params: Parameters, passphrase: str | None = None) -> KeySet:
         """Read a file that :meth:`save` wrote.
 
         Raises:
-            KeyFileError: unreadable, wrong passphrase, or none given where one is needed.
+            KeyFileError: unreadable, damaged, wrong passphrase, or none given where one is needed.
             ParameterHashError: the file belongs to other parameters.
         """
         try:
@@ -205,13 +255,13 @@ class KeySet:
             head = json.loads(head_bytes)
         except (OSError, ValueError, HetalError) as error:
             raise KeyFileError(f"{path} is no readable key file: {error}") from error
-        if magic != FILE_MAGIC:
+        if magic != FILE_MAGIC or not isinstance(head, dict) or not isinstance(head.get("encrypted"), bool):
             raise KeyFileError(f"{path} is no key file of this release")
         if head.get("digest") != params.digest.hex():
             raise ParameterHashError(
                 f"{path} holds a key for parameter set {head.get('preset')!r}, not {params.name!r}"
             )
-        if head.get("encrypted"):
+        if head["encrypted"]:
             if passphrase is None:
                 raise KeyFileError(f"{path} is encrypted and no passphrase was given")
             salt, nonce = body[:SALT_BYTES], body[SALT_BYTES : SALT_BYTES + NONCE_BYTES]
@@ -219,6 +269,8 @@ class KeySet:
                 body = AESGCM(_derive(passphrase, salt)).decrypt(nonce, body[SALT_BYTES + NONCE_BYTES :], head_bytes)
             except (InvalidTag, ValueError) as error:
                 raise KeyFileError(f"{path} does not open: wrong passphrase or damaged file") from error
+        elif head.get("sha256") != hashlib.sha256(body).hexdigest():
+            raise KeyFileError(f"{path} is damaged: its bytes do not have the SHA-256 that its head says")
         try:
             # Builds the context first, so that the keys attach to it.
             build_context(params)
@@ -230,8 +282,8 @@ class KeySet:
             )
         except (RuntimeError, HetalError) as error:
             raise KeyFileError(f"{path} is damaged: {error}") from error
-        if keys.key_tag != head.get("key_tag"):
-            raise CiphertextFormatError(f"{path} holds another key than its head says")
+        if not keys.key_tag == keys._public.GetKeyTag() == head.get("key_tag"):
+            raise KeyFileError(f"{path} holds another key than its head says")
         return keys
 
 
