@@ -9,9 +9,7 @@ they are. Limb counts: a polynomial has ``q_limbs`` limbs modulo the first prime
 first primes of P. Operands of unequal shape raise ValueError, unless a method says more.
 """
 
-from collections.abc import Buffer, Sequence
-from typing import Any
-
+from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +67,9 @@ class Ring:
     def threads(self) -> int: ...
     @property
     def variant(self) -> str: ...
+    @property
+    def pool_bytes(self) -> int:
+        """Memory held for limbs, in use or free for reuse."""
 
     # -- in and out ---------------------------------------------------------------------------------------------------
 
@@ -84,12 +85,12 @@ class Ring:
         With fewer than N coefficients (a power of two n >= 64) the polynomial is sum c_k X^(k*N/n), and is stored
         compactly (``run`` = N/n).
         """
-    def read(self, data: Buffer, offsets: Sequence[int], q_limbs: int) -> Poly:
+    def read(self, data: bytes | bytearray | memoryview, offsets: Sequence[int], q_limbs: int) -> Poly:
         """Limbs of N little-endian 64-bit residues each, at these byte offsets of ``data``. ValueError where one is out
         of bounds or a residue is not below its modulus."""
-    def write(self, a: Poly, out: Any, offsets: Sequence[int]) -> None:
+    def write(self, a: Poly, out: bytearray | memoryview, offsets: Sequence[int]) -> None:
         """The inverse of :meth:`read`: into a writable buffer."""
-    def read_key(self, data: Buffer, offsets: Sequence[Sequence[Sequence[int]]], q_limbs: int, p_limbs: int) -> Key:
+    def read_key(self, data: bytes | bytearray | memoryview, offsets: Sequence[Sequence[Sequence[int]]], q_limbs: int, p_limbs: int) -> Key:
         """A key from wire bytes.
 
         Args:
@@ -134,6 +135,8 @@ class Ring:
     def mod_down(self, a: Poly, drop: int = 0) -> Poly:
         """round(a / (P_k * the product of the last ``drop`` primes)), with a.p_limbs = k >= 1 and drop 0 or 1; the
         result has a.q_limbs - drop limbs and no special ones. Exact rounding, up to 1 unit in a few coefficients."""
+    def mod_down_pair(self, pair: tuple[Poly, Poly], drop: int = 0) -> tuple[Poly, Poly]:
+        """:meth:`mod_down` of both, sharing the threads better than one after the other."""
     def raise_modulus(self, a: Poly, q_limbs: int) -> Poly:
         """The centred representative modulo q_0 of a polynomial of one limb, modulo q_limbs primes."""
     def switch(
