@@ -99,7 +99,7 @@ def chain_of(params: Parameters) -> Chain:
 
 @lru_cache(maxsize=16)
 def engine_primes(params: Parameters, below_bits: int = ENGINE_PRIME_BITS) -> tuple[Prime, ...]:
-    """Special primes of the native engine: the largest below 2^``below_bits`` that are neither in Q nor in the wire's P.
+    """Special primes of the native engine: the largest below 2^``below_bits`` in neither Q nor the wire's P.
 
     There are as few as make P at least 2^12 times the largest digit.
     """

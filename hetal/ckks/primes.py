@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 # Miller-Rabin with these bases is exact below 3.3e24.
-_WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+_WITNESSES: Final = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
 def is_prime(n: int) -> bool:
