@@ -23,6 +23,13 @@ typedef unsigned long long u64;
 typedef long long i64;
 typedef unsigned int u32;
 
+// A word of a limb, where it is an integer: limbs are arrays of doubles to the compiler.
+#ifdef __CUDACC__
+typedef u64 Word;
+#else
+typedef u64 __attribute__((may_alias)) Word;
+#endif
+
 // -- vectors: a double on a GPU thread, GCC vectors on a CPU -----------------------------------------------------------
 
 template <class V>

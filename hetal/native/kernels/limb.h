@@ -26,8 +26,8 @@ HETAL_HD u64 positive(double residue, u64 modulus) {
   return r < 0 ? modulus - (u64)-r : (u64)r;
 }
 
-HETAL_HD u64 *words(double *a) { return reinterpret_cast<u64 *>(a); }
-HETAL_HD const u64 *words(const double *a) { return reinterpret_cast<const u64 *>(a); }
+HETAL_HD Word *words(double *a) { return reinterpret_cast<Word *>(a); }
+HETAL_HD const Word *words(const double *a) { return reinterpret_cast<const Word *>(a); }
 
 // An automorphism in evaluation form moves blocks of 8 words to blocks of 8 words; lanes inside a block move by one of
 // eight permutations.

@@ -433,13 +433,13 @@ struct WideTwiddles {
 };
 
 // Residues stay below 4p inside (Harvey); reduced at the end.
-HETAL_HD void forward_ntt(u64 *a, int log2_n, const WideTwiddles &t, const Wide &m) {
+HETAL_HD void forward_ntt(Word *a, int log2_n, const WideTwiddles &t, const Wide &m) {
   const long n = 1L << log2_n;
   const u64 twice = 2 * m.p;
   for (long groups = 1, distance = n / 2; distance; groups *= 2, distance /= 2)
     for (long i = 0; i < groups; ++i) {
       const u64 w = t.roots[groups + i], quotient = t.quotients[groups + i];
-      u64 *x = a + 2 * i * distance, *y = x + distance;
+      Word *x = a + 2 * i * distance, *y = x + distance;
       for (long j = 0; j < distance; ++j) {
         const u64 u = x[j] >= twice ? x[j] - twice : x[j];
         const u64 v = m.multiply_lazy(y[j], w, quotient);
@@ -450,13 +450,13 @@ HETAL_HD void forward_ntt(u64 *a, int log2_n, const WideTwiddles &t, const Wide 
   for (long j = 0; j < n; ++j) a[j] = m.reduce(a[j]);
 }
 
-HETAL_HD void inverse_ntt(u64 *a, int log2_n, const WideTwiddles &t, const Wide &m, u64 scale, u64 scale_quotient) {
+HETAL_HD void inverse_ntt(Word *a, int log2_n, const WideTwiddles &t, const Wide &m, u64 scale, u64 scale_quotient) {
   const long n = 1L << log2_n;
   const u64 twice = 2 * m.p;
   for (long groups = n / 2, distance = 1; groups; groups /= 2, distance *= 2)
     for (long i = 0; i < groups; ++i) {
       const u64 w = t.roots[groups + i], quotient = t.quotients[groups + i];
-      u64 *x = a + 2 * i * distance, *y = x + distance;
+      Word *x = a + 2 * i * distance, *y = x + distance;
       for (long j = 0; j < distance; ++j) {
         const u64 u = x[j], v = y[j], sum = u + v;
         x[j] = sum >= twice ? sum - twice : sum;
