@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 
 from hetal import limits
 from hetal.ckks.framing import Kind, frame, join, split
-from hetal.ckks.objects import validate_ciphertext
+from hetal.ckks.objects import expected_for, validate_ciphertext
 from hetal.ckks.openfhe import (
     bootstrap_indices,
     build_context,
     conjugation_index,
-    expected_objects,
     rotation_index,
     set_up_bootstrap,
 )
@@ -73,7 +72,7 @@ class KeySet:
         self._secret = secret
         self.key_tag: str = secret.GetKeyTag()
         with _TABLES:
-            self._expected = expected_objects(params, self.key_tag)
+            self._expected = expected_for(params, self.key_tag)
 
     @classmethod
     def generate(cls, params: Parameters) -> KeySet:

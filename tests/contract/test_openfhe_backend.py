@@ -12,7 +12,8 @@ import pytest
 
 from hetal import limits
 from hetal.ckks.framing import Kind, unframe
-from hetal.ckks.openfhe import build_context, expected_objects
+from hetal.ckks.objects import expected_for
+from hetal.ckks.openfhe import build_context
 from hetal.ckks.parameters import Parameters, check
 from hetal.ckks.presets import PRESETS, TEST_PRESET, preset
 from hetal.client.keys import KeySet
@@ -203,11 +204,11 @@ def test_contexts_are_the_spec(levels: int, digits: int, scale_bits: int) -> Non
         first_modulus_bits=scale_bits + 5,
     )
     params = check(spec)
-    expected = expected_objects(params, "tag")
-    assert expected.ring_dimension == params.ring_dimension
-    assert len(expected.moduli) == levels + 1
-    assert [round(np.log2(q)) for q in expected.moduli] == [scale_bits + 5] + [scale_bits] * levels
-    assert expected.digits == digits
+    expected = expected_for(params, "tag")
+    assert expected.chain.ring_dimension == params.ring_dimension
+    assert len(expected.chain.moduli) == levels + 1
+    assert [round(np.log2(q)) for q in expected.chain.moduli] == [scale_bits + 5] + [scale_bits] * levels
+    assert expected.chain.digits == digits
     assert build_context(params) is build_context(params)
 
 

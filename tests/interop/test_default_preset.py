@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hetal.ckks.objects import validate_ciphertext
-from hetal.ckks.openfhe import expected_objects
+from hetal.ckks.objects import expected_for, validate_ciphertext
 from hetal.ckks.presets import DEFAULT_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.protocol.job import rotation_keys_blob
@@ -14,9 +13,9 @@ from hetal.protocol.job import rotation_keys_blob
 def test_keys_and_ciphertexts_at_128_bits() -> None:
     params = preset(DEFAULT_PRESET)
     keys = KeySet.generate(params)
-    expected = expected_objects(params, keys.key_tag)
-    assert max(q.bit_length() for q in expected.moduli) <= 49
-    total = sum(np.log2(float(q)) for q in (*expected.moduli, *expected.special_moduli))
+    expected = expected_for(params, keys.key_tag)
+    assert max(q.bit_length() for q in expected.chain.moduli) <= 49
+    total = sum(np.log2(float(q)) for q in (*expected.chain.moduli, *expected.chain.special_moduli))
     assert 1500 < total < params.log_qp_bits + 0.5
 
     x = np.random.default_rng(0).uniform(-1, 1, params.slots)

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from hetal.ckks.framing import Kind, unframe
-from hetal.ckks.objects import Expected, validate_ciphertext, validate_mult_key, validate_rotation_keys
-from hetal.ckks.openfhe import expected_objects
+from hetal.ckks.objects import Expected, expected_for, validate_ciphertext, validate_mult_key, validate_rotation_keys
 from hetal.ckks.parameters import Parameters, check
 from hetal.ckks.presets import PRESETS, TEST_PRESET, preset
 from hetal.client.keys import KeySet
@@ -40,7 +39,7 @@ def made_under(params: Parameters) -> tuple[Expected, dict[str, bytes]]:
         "rotation keys": blobs[-1],
         "encapsulation keys": blobs[0],
     }
-    return expected_objects(params, keys.key_tag), objects
+    return expected_for(params, keys.key_tag), objects
 
 
 def limb_spans(data: bytes | bytearray, ring_dimension: int) -> list[tuple[int, int]]:
@@ -186,11 +185,12 @@ def test_residues_are_checked_in_every_limb(job: tuple[Expected, dict[str, bytes
 def test_encapsulation_key_must_have_all_its_limbs(job: tuple[Expected, dict[str, bytes]], kept: int) -> None:
     """OpenFHE indexes the three limbs without a look at how many there are."""
     expected, objects = job
-    assert len(expected.encapsulation) == 3
+    encapsulation = tuple(modulus for modulus, _ in expected.chain.encapsulation)
+    assert len(encapsulation) == 3
     good = objects["encapsulation keys"]
     spans = limb_spans(good, PARAMS.ring_dimension)
     moduli = [struct.unpack_from("<Q", good, end)[0] for _, end in spans]
-    first = next(i for i in range(len(moduli)) if tuple(moduli[i : i + 3]) == expected.encapsulation)
+    first = next(i for i in range(len(moduli)) if tuple(moduli[i : i + 3]) == encapsulation)
     # The count of limbs stands 20 to 24 bytes before the first limb's residues, depending on class versions.
     start = spans[first][0]
     at = next(p for p in range(start - 40, start - 8) if good[p : p + 8] == struct.pack("<Q", 3))
@@ -202,8 +202,8 @@ def test_encapsulation_key_must_have_all_its_limbs(job: tuple[Expected, dict[str
 def test_encapsulation_chain_is_the_one_openfhe_uses(job: tuple[Expected, dict[str, bytes]]) -> None:
     """Two primes of 33 bits in every ring; the 2^16 ring's are checked by the key test of the default preset."""
     expected, objects = job
-    first, *auxiliary = expected.encapsulation
-    assert first == expected.moduli[0]
+    first, *auxiliary = (modulus for modulus, _ in expected.chain.encapsulation)
+    assert first == expected.chain.moduli[0]
     order = 2 * PARAMS.ring_dimension
     for q in auxiliary:
         assert q.bit_length() == 33

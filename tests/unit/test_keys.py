@@ -18,8 +18,8 @@ import pytest
 
 from hetal import limits
 from hetal.ckks.framing import Kind, join, split, unframe
-from hetal.ckks.objects import validate_ciphertext, validate_mult_key, validate_rotation_keys
-from hetal.ckks.openfhe import conjugation_index, expected_objects, rotation_index
+from hetal.ckks.objects import expected_for, validate_ciphertext, validate_mult_key, validate_rotation_keys
+from hetal.ckks.openfhe import conjugation_index, rotation_index
 from hetal.ckks.presets import preset
 from hetal.client import keys as module
 from hetal.client.keys import KeySet
@@ -115,7 +115,7 @@ def test_rotation_keys_come_in_small_groups_with_known_names(keys: KeySet) -> No
 
 def test_blobs_hold_each_listed_key_once(keys: KeySet) -> None:
     steps = [1, 3, -1, PARAMS.slots + 1]
-    expected = expected_objects(PARAMS, keys.key_tag)
+    expected = expected_for(PARAMS, keys.key_tag)
     found: list[int] = []
     for number, (_, blob) in enumerate(keys.rotation_key_blobs(steps)):
         indices = validate_rotation_keys(unframe(blob, Kind.ROTATION_KEYS, PARAMS.digest), expected)
@@ -130,7 +130,7 @@ def test_blobs_hold_each_listed_key_once(keys: KeySet) -> None:
 
 def test_ciphertexts_made_during_key_generation_have_the_jobs_header(keys: KeySet) -> None:
     """The encapsulation keys need another bootstrap set-up for a while, and every header carries the set-up."""
-    expected = expected_objects(PARAMS, keys.key_tag)
+    expected = expected_for(PARAMS, keys.key_tag)
     done = threading.Event()
 
     def generate() -> None:

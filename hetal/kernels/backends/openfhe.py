@@ -24,12 +24,11 @@ import openfhe
 
 from hetal import limits
 from hetal.ckks.framing import Kind
-from hetal.ckks.objects import validate_ciphertext, validate_mult_key, validate_rotation_keys
+from hetal.ckks.objects import expected_for, validate_ciphertext, validate_mult_key, validate_rotation_keys
 from hetal.ckks.openfhe import (
     bootstrap_indices,
     build_context,
     conjugation_index,
-    expected_objects,
     rotation_index,
     set_up_bootstrap,
 )
@@ -66,7 +65,7 @@ class OpenFheEvaluator(Evaluator):
         self.key_tag = key_tag
         self._context = build_context(params)
         self._encoder = build_context(params, complex_data=True)
-        self._expected = expected_objects(params, key_tag)
+        self._expected = expected_for(params, key_tag)
         self._threads = threads if params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX else 1
         # Learning which keys a bootstrap needs clears OpenFHE's key tables, so it comes before any key is loaded.
         self._bootstrap_automorphisms = bootstrap_indices(params, params.spec.giant_steps)
