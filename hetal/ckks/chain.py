@@ -170,7 +170,9 @@ def _check(params: Parameters, moduli: tuple[int, ...], special: tuple[int, ...]
     if sizes != [spec.first_modulus_bits] + [spec.scale_bits] * spec.levels:
         raise ParameterError(f"the chain of parameter set {params.name!r} has primes of {sizes} bits")
     if len(special) != special_primes(spec):
-        raise ParameterError(f"parameter set {params.name!r} needs {len(special)} special primes")
+        raise ParameterError(
+            f"parameter set {params.name!r} needs {len(special)} special primes; {special_primes(spec)} were assessed"
+        )
     bits = round(sum(math.log2(modulus) for modulus in (*moduli, *special)))
     if bits > params.log_qp_bits:
         raise ParameterError(f"the chain of {params.name!r} has {bits} bits where {params.log_qp_bits} were assessed")
