@@ -72,9 +72,10 @@ typedef v2 Vector;
 #endif
 #endif
 
+// (x - 0 is x for every x; the compiler leaves it out, as it could not with x + 0.)
 template <class V>
 HETAL_HD V splat(double value) {
-  return V{} + value;
+  return value - V{};
 }
 template <>
 HETAL_HD double splat<double>(double value) {
@@ -115,13 +116,16 @@ struct Narrow {
   }
 };
 
-// An exact sum of up to `terms` products. `high` starts at 1.5 * 2^k, with 2^k twice the largest sum: all partial sums
-// then have one ulp, additions to `high` lose nothing that `low` does not get, and |low| stays below 2^53.
+// An exact sum of products. `high` starts at 1.5 * 2^k, with 2^k twice the largest sum: all partial sums then have one
+// ulp, additions to `high` lose nothing that `low` does not get, and |low| stays below 2^53.
 template <class V>
 struct Accumulator {
   V high, low;
 
-  HETAL_HD explicit Accumulator(V seed) : high(seed), low(seed - seed) {}
+  HETAL_HD void start(V seed) {
+    high = seed;
+    low = V{};
+  }
 
   HETAL_HD void add(V x, V w) {
     V sum = fma_(x, w, high);
@@ -130,17 +134,21 @@ struct Accumulator {
     high = sum;
   }
 
-  HETAL_HD V result(const Narrow<V> &m, V seed) const {
+  // Congruent to the sum, below p/2 + |low|.
+  HETAL_HD V rough(const Narrow<V> &m, V seed) const {
     V sum = high - seed;
-    return m.reduce(fma_(-round_(sum * m.inverse), m.p, sum) + low);
+    return fma_(-round_(sum * m.inverse), m.p, sum) + low;
   }
+
+  HETAL_HD V result(const Narrow<V> &m, V seed) const { return m.reduce(rough(m, seed)); }
 };
 
-// Products that one accumulator takes, by the sum of both factors' bits (factors are centred).
-HETAL_HD int accumulator_terms(int bits) { return bits <= 98 ? 16 : 8; }
-HETAL_HD double accumulator_seed(int bits) {
+// How many products of centred factors one accumulator takes, by the sum of both factors' bits, and its seed for
+// 2^log2_terms of them. With that seed |low| <= 2^(bits - 54 + 2*log2_terms).
+HETAL_HD int accumulator_log2_terms(int bits) { return bits <= 98 ? 4 : 3; }
+HETAL_HD double accumulator_seed(int bits, int log2_terms) {
   double seed = 1.5;
-  for (int k = bits - 1 + (bits <= 98 ? 4 : 3); k > 0; --k) seed *= 2.0;
+  for (int k = bits - 1 + log2_terms; k > 0; --k) seed *= 2.0;
   return seed;
 }
 

@@ -35,11 +35,10 @@ HETAL_HD void forward_levels(V *x, const double *roots, long node, const Narrow<
     HETAL_UNROLL
     for (int n = 0; n < (1 << s); ++n) {
       const V w = splat<V>(roots[(node << s) + n]);
-      const V quotient = w * m.inverse;
       HETAL_UNROLL
       for (int k = 0; k < half; ++k) {
         V &a = x[2 * half * n + k], &b = x[2 * half * n + k + half];
-        const V t = m.multiply(b, w, quotient);
+        const V t = m.multiply(b, w);
         b = a - t;
         a = a + t;
       }
@@ -57,13 +56,12 @@ HETAL_HD void inverse_levels(V *x, const double *roots, long node, const Narrow<
     HETAL_UNROLL
     for (int n = 0; n < (1 << s); ++n) {
       const V w = splat<V>(roots[(node << s) + n]);
-      const V quotient = w * m.inverse;
       HETAL_UNROLL
       for (int k = 0; k < half; ++k) {
         V &a = x[2 * half * n + k], &b = x[2 * half * n + k + half];
         const V difference = a - b;
         a = a + b;
-        b = m.multiply(difference, w, quotient);
+        b = m.multiply(difference, w);
       }
     }
     if ((L - s) % 2 == 0 || s == 0) {
@@ -169,16 +167,15 @@ HETAL_HD void forward_head(double *a, int log2_n, long node, const double *roots
   while (left > 0) {
     const int take = left >= 3 && left != 4 ? 3 : (left >= 2 ? 2 : 1);
     const int n = 1 << (log2_n - done);
-    const bool reduced = tight || left == take;
     for (int i = 0; i < (1 << done); ++i) {
       double *segment = a + (long)n * i;
       const long v = (node << done) + i;
       if (take == 3)
-        forward_pass<3>(segment, n, v, roots, m, reduced);
+        forward_pass<3>(segment, n, v, roots, m, tight);
       else if (take == 2)
-        forward_pass<2>(segment, n, v, roots, m, reduced);
+        forward_pass<2>(segment, n, v, roots, m, tight);
       else
-        forward_pass<1>(segment, n, v, roots, m, reduced);
+        forward_pass<1>(segment, n, v, roots, m, tight);
     }
     done += take;
     left -= take;
@@ -233,11 +230,10 @@ HETAL_HD void forward_tail(double *a, long blocks, long first_node, const Narrow
       HETAL_UNROLL
       for (int n = 0; n < (1 << s); ++n) {
         const V w = load<V>(tail + ((1 << s) - 1 + n) * W);
-        const V quotient = w * m.inverse;
-        HETAL_UNROLL
+          HETAL_UNROLL
         for (int k = 0; k < half; ++k) {
           V &u = x[2 * half * n + k], &v = x[2 * half * n + k + half];
-          const V product = m.multiply(v, w, quotient);
+          const V product = m.multiply(v, w);
           v = u - product;
           u = u + product;
         }
@@ -268,13 +264,12 @@ HETAL_HD void inverse_tail(double *a, long blocks, long first_node, const Narrow
       HETAL_UNROLL
       for (int n = 0; n < (1 << s); ++n) {
         const V w = load<V>(tail + ((1 << s) - 1 + n) * W);
-        const V quotient = w * m.inverse;
-        HETAL_UNROLL
+          HETAL_UNROLL
         for (int k = 0; k < half; ++k) {
           V &u = x[2 * half * n + k], &v = x[2 * half * n + k + half];
           const V difference = u - v;
           u = u + v;
-          v = m.multiply(difference, w, quotient);
+          v = m.multiply(difference, w);
         }
       }
       if ((LW - s) % 2 == 0 || s == 0) {

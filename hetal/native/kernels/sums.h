@@ -24,31 +24,34 @@ struct Conversion {
 
 #ifndef __CUDACC__
 
+// Up to 8 rows leave |low| <= 4p for sources below 2^50, which the transform that follows takes as it is, but for tight
+// moduli; more rows are added in reduced groups.
 template <class V, int U>
-HETAL_HD void convert_chunk(const double *y, int rows, const double *c, const Limb &target, double *out, int length,
+HETAL_HD void convert_chunk(const double *const *y, int rows, const double *c, const Limb &target, double *out, int length,
                             int bits) {
   constexpr int W = Lanes<V>::count;
   const Narrow<V> f(target.p, target.inverse);
-  const V seed = splat<V>(accumulator_seed(bits));
-  const int group = accumulator_terms(bits);
+  const bool few = rows <= 8 && !target.tight;
+  const int log2_group = rows <= 8 ? 3 : accumulator_log2_terms(bits), group = 1 << log2_group;
+  const V seed = splat<V>(accumulator_seed(bits, log2_group));
   for (int j = 0; j < length; j += W * U) {
     V total[U] = {};
     for (int first = 0; first < rows; first += group) {
       const int last = first + group < rows ? first + group : rows;
-      Accumulator<V> sum[U] = {Accumulator<V>(seed), Accumulator<V>(seed), Accumulator<V>(seed), Accumulator<V>(seed)};
+      Accumulator<V> sum[U];
+      HETAL_UNROLL
+      for (int u = 0; u < U; ++u) sum[u].start(seed);
       for (int i = first; i < last; ++i) {
         const V w = splat<V>(c[i]);
         HETAL_UNROLL
-        for (int u = 0; u < U; ++u) sum[u].add(load<V>(y + i * CONVERSION_CHUNK + j + W * u), w);
+        for (int u = 0; u < U; ++u) sum[u].add(load<V>(y[i] + j + W * u), w);
       }
       HETAL_UNROLL
-      for (int u = 0; u < U; ++u) {
-        const V r = sum[u].result(f, seed);
-        total[u] = first ? f.reduce(total[u] + r) : r;
-      }
+      for (int u = 0; u < U; ++u)
+        total[u] = few ? sum[u].rough(f, seed) : f.reduce(total[u] + sum[u].result(f, seed));
     }
     HETAL_UNROLL
-    for (int u = 0; u < U; ++u) store(out + j + W * u, f.reduce(total[u]));
+    for (int u = 0; u < U; ++u) store(out + j + W * u, total[u]);
   }
 }
 
@@ -81,32 +84,55 @@ HETAL_HD void convert_integers(const Conversion &c, const double *rounded, int t
 
 template <class V>
 HETAL_HD void convert(const Conversion &c, long n) {
-  constexpr int W = Lanes<V>::count, U = 4;
-  // A wide source enters a narrow sum as two rows of 30 bits.
-  alignas(64) double y[(TERMS_MAX + 1) * CONVERSION_CHUNK];
+  constexpr int W = Lanes<V>::count, U = W;
+  alignas(64) double split[2 * TERMS_MAX * CONVERSION_CHUNK];
   alignas(64) double rounded[CONVERSION_CHUNK];
-  double constants[TERMS_MAX + 1];
-  int rows = c.exact ? 1 : 0, source_bits = 30;
-  for (int i = 0; i < c.sources; ++i) {
-    rows += c.source[i]->wide ? 2 : 1;
+  const double *y[2 * TERMS_MAX + 1];
+  double constants[2 * TERMS_MAX + 1];
+  int source_bits = 30;
+  for (int i = 0; i < c.sources; ++i)
     if (!c.source[i]->wide && c.source[i]->bits > source_bits) source_bits = c.source[i]->bits;
-  }
   for (long begin = 0; begin < n; begin += CONVERSION_CHUNK) {
     const int length = n - begin < CONVERSION_CHUNK ? (int)(n - begin) : CONVERSION_CHUNK;
-    for (int j = 0; c.exact && j < length; j += W) {
-      V sum = splat<V>(0.0);
-      for (int i = 0; i < c.sources; ++i) {
-        const Limb &s = *c.source[i];
-        V value;
-        if (s.wide)
-          for (int k = 0; k < W; ++k) value[k] = centred(words(c.y[i])[begin + j + k], s.modulus);
-        else
-          value = load<V>(c.y[i] + begin + j);
-        sum = fma_(value, splat<V>(s.inverse), sum);
+    int rows = 0;
+    for (int i = 0; i < c.sources; ++i) {
+      const Limb &s = *c.source[i];
+      if (!s.wide) {
+        y[rows++] = c.y[i] + begin;
+        // Chunks are too short for the processor's own prefetching.
+        if (begin + 2 * CONVERSION_CHUNK <= n)
+          for (int j = 0; j < CONVERSION_CHUNK; j += 8)
+            __builtin_prefetch(c.y[i] + begin + CONVERSION_CHUNK + j, 0, 2);
+        continue;
       }
-      store(rounded + j, round_(sum));
+      // A wide source enters a narrow sum as two rows of 30 bits.
+      double *low = split + rows * CONVERSION_CHUNK, *high = low + CONVERSION_CHUNK;
+      for (int j = 0; j < length; ++j) {
+        const u64 r = words(c.y[i])[begin + j];
+        const i64 centre = (i64)r - (r > s.modulus / 2 ? (i64)s.modulus : 0);
+        const i64 top = (centre + (1LL << 29)) >> 30;
+        low[j] = (double)(centre - (top << 30));
+        high[j] = (double)top;
+      }
+      y[rows++] = low;
+      y[rows++] = high;
     }
-    bool filled = false;
+    if (c.exact) {
+      for (int j = 0; j < length; j += W) {
+        V sum = splat<V>(0.0);
+        for (int i = 0; i < c.sources; ++i) {
+          const Limb &s = *c.source[i];
+          V value;
+          if (s.wide)
+            for (int k = 0; k < W; ++k) value[k] = centred(words(c.y[i])[begin + j + k], s.modulus);
+          else
+            value = load<V>(c.y[i] + begin + j);
+          sum = fma_(value, splat<V>(s.inverse), sum);
+        }
+        store(rounded + j, round_(sum));
+      }
+      y[rows++] = rounded;
+    }
     for (int t = 0; t < c.targets; ++t) {
       const Limb &m = *c.target[t];
       if (m.wide) {
@@ -115,28 +141,12 @@ HETAL_HD void convert(const Conversion &c, long n) {
       }
       int row = 0;
       for (int i = 0; i < c.sources; ++i) {
-        const Limb &s = *c.source[i];
         const u64 w = c.constants[t][i];
-        double *to = y + row * CONVERSION_CHUNK;
         constants[row++] = centred(w, m.modulus);
-        if (s.wide) constants[row++] = centred(m.integer.multiply(w, m.integer.reduce(1ULL << 30)), m.modulus);
-        if (filled) continue;
-        if (s.wide)
-          for (int j = 0; j < length; ++j) {
-            const u64 r = words(c.y[i])[begin + j];
-            const i64 centre = (i64)r - (r > s.modulus / 2 ? (i64)s.modulus : 0);
-            const i64 high = (centre + (1LL << 29)) >> 30;
-            to[j] = (double)(centre - (high << 30));
-            to[j + CONVERSION_CHUNK] = (double)high;
-          }
-        else
-          for (int j = 0; j < length; j += W) store(to + j, load<V>(c.y[i] + begin + j));
+        if (c.source[i]->wide)
+          constants[row++] = centred(m.integer.multiply(w, m.integer.reduce(1ULL << 30)), m.modulus);
       }
-      if (c.exact) {
-        constants[row] = centred(c.constants[t][c.sources], m.modulus);
-        for (int j = 0; !filled && j < length; j += W) store(y + row * CONVERSION_CHUNK + j, load<V>(rounded + j));
-      }
-      filled = true;
+      if (c.exact) constants[row] = centred(c.constants[t][c.sources], m.modulus);
       convert_chunk<V, U>(y, rows, constants, m, c.out[t] + begin, length, source_bits + m.bits);
     }
   }
@@ -149,8 +159,8 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
                             long n) {
   constexpr int W = Lanes<V>::count, PER_BLOCK = 8 / W;
   const Narrow<V> f(m.p, m.inverse);
-  const V seed = splat<V>(accumulator_seed(2 * m.bits));
-  const int group = accumulator_terms(2 * m.bits);
+  const int log2_group = accumulator_log2_terms(2 * m.bits), group = 1 << log2_group;
+  const V seed = splat<V>(accumulator_seed(2 * m.bits, log2_group));
   for (long j = 0; j < n; j += 8) {
     alignas(64) double block_b[8] = {}, block_a[8] = {};
     if (m.wide) {
@@ -170,7 +180,9 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
         const int last = first + group < terms ? first + group : terms;
         HETAL_UNROLL
         for (int u = 0; u < PER_BLOCK; ++u) {
-          Accumulator<V> sum_b(seed), sum_a(seed);
+          Accumulator<V> sum_b, sum_a;
+          sum_b.start(seed);
+          sum_a.start(seed);
           for (int i = first; i < last; ++i) {
             const V d = load<V>(digit[i] + j + W * u);
             sum_b.add(d, load<V>(b[i] + j + W * u));
@@ -183,8 +195,8 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
       }
       HETAL_UNROLL
       for (int u = 0; u < PER_BLOCK; ++u) {
-        store(block_b + W * u, f.reduce(total_b[u]));
-        store(block_a + W * u, f.reduce(total_a[u]));
+        store(block_b + W * u, total_b[u]);
+        store(block_a + W * u, total_a[u]);
       }
     }
     if (permutation) {
@@ -212,8 +224,8 @@ HETAL_HD void transform(const Limb &m, int heads, int terms, const double *const
                         const Diagonal *diagonals, double *const *const *out, long n) {
   constexpr int W = Lanes<V>::count;
   const Narrow<V> f(m.p, m.inverse);
-  const V seed = splat<V>(accumulator_seed(2 * m.bits));
-  const int group = accumulator_terms(2 * m.bits);
+  const int log2_group = accumulator_log2_terms(2 * m.bits), group = 1 << log2_group;
+  const V seed = splat<V>(accumulator_seed(2 * m.bits, log2_group));
   for (long begin = 0; begin < n; begin += TRANSFORM_CHUNK) {
     const long end = begin + TRANSFORM_CHUNK < n ? begin + TRANSFORM_CHUNK : n;
     for (int g = 0; g < rows; ++g) {
@@ -234,7 +246,8 @@ HETAL_HD void transform(const Limb &m, int heads, int terms, const double *const
         }
         for (long j = begin; j < end; j += W) {
           V total = splat<V>(0.0);
-          Accumulator<V> sum(seed);
+          Accumulator<V> sum;
+          sum.start(seed);
           int taken = 0;
           for (int i = 0; i < terms; ++i) {
             if (!d[i].words) continue;
@@ -248,7 +261,7 @@ HETAL_HD void transform(const Limb &m, int heads, int terms, const double *const
             sum.add(load<V>(from[i] + j), w);
             if (++taken == group) {
               total = f.reduce(total + sum.result(f, seed));
-              sum = Accumulator<V>(seed);
+              sum.start(seed);
               taken = 0;
             }
           }
