@@ -229,6 +229,10 @@ void Ring::parallel(int count, F f) {
   if (error) std::rethrow_exception(error);
 }
 
+// Target limbs of a conversion that a task makes together: one reading of the sources serves all of them. More would
+// share the threads unevenly and, with several threads, outgrow the last-level cache.
+int Ring::group_size() const { return threads > 1 ? 2 : 4; }
+
 // -- shapes --------------------------------------------------------------------------------------------------------------
 
 Poly Ring::like(int q_limbs, int p_limbs) {
@@ -686,10 +690,7 @@ std::vector<Poly> Ring::mod_down(const std::vector<const Poly *> &a, int drop) {
     memcpy(y[task].get(), x.limb(i), 8 * dimension);
     kernels.inverse(limb(x, i), y[task].get(), log2_, d.scale[s]);
   });
-  // Targets go in groups, so that one reading of the sources serves several; as many groups as fill the threads.
-  const int per_thread = (count * left + threads - 1) / threads;
-  const int group = std::max(1, std::min(4, per_thread / ((per_thread + 3) / 4)));
-  const int groups = (left + group - 1) / group;
+  const int group = group_size(), groups = (left + group - 1) / group;
   parallel(count * groups, [&](int task) {
     const int k = task / groups, first = task % groups * group, last = std::min(left, first + group);
     Conversion c;
@@ -785,9 +786,7 @@ std::vector<Pair> Ring::switch_keys(const Poly &a, const std::vector<const Key *
 
   std::vector<Pair> out;
   for (size_t k = 0; k < keys.size(); ++k) out.emplace_back(like(q_limbs, p_limbs), like(q_limbs, p_limbs));
-  const int targets = q_limbs + p_limbs;
-  const int per_thread = (targets + threads - 1) / threads;
-  const int group = std::max(1, per_thread / ((per_thread + 3) / 4));
+  const int targets = q_limbs + p_limbs, group = group_size();
   parallel((targets + group - 1) / group, [&](int task) {
     const int first = task * group, last = std::min(targets, first + group);
     std::vector<Block> memory;

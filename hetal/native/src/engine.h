@@ -90,6 +90,7 @@ class Ring {
   const Division &division(int q_limbs, int p_limbs, int drop);
   const Decomposition &decomposition(int q_limbs, int p_limbs);
   const Permutation &permutation(long index);
+  int group_size() const;
   template <class F>
   void parallel(int count, F f);
 
