@@ -1,4 +1,4 @@
-"""What we write from parameters alone: equal to OpenFHE's own bytes, and objects that OpenFHE goes on computing with."""
+"""What we write from parameters alone equals OpenFHE's own bytes, and OpenFHE goes on computing with it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from hetal.ckks.heads import Head, ciphertext_head, context_head, mult_key_head,
 from hetal.ckks.objects import (
     CiphertextInfo,
     Expected,
-    PartLimbs,
     ciphertext_limbs,
     expected_for,
     mult_key_limbs,
