@@ -81,7 +81,7 @@ def main() -> int:
             if outcome.startswith(FAILURE):
                 print(f"    {outcome}")
     seconds = time.monotonic() - started
-    print(f"{total} mutants, {failed} failures, {seconds:.0f} s in {options.processes} processes, {peak >> 10} MiB each")
+    print(f"{total} mutants, {failed} failures, {seconds:.0f} s, {options.processes} processes, {peak >> 10} MiB each")
     if options.json:
         report = {
             "mutants": total,
