@@ -162,3 +162,9 @@ def forward_ntt(ring: Ring, coefficients: NDArray[np.uint64], limb: int) -> NDAr
     """One limb from coefficients to evaluation form (limb counts Q, then P): for tests and benchmarks."""
 
 def inverse_ntt(ring: Ring, values: NDArray[np.uint64], limb: int) -> NDArray[np.uint64]: ...
+
+def measure(ring: Ring, threads: int = 1, rounds: int = 21) -> dict[str, float]:
+    """Median seconds of single limb kernels ("forward", "inverse", "multiply", "convert_pair", "inner_product_term")
+    with every thread at work on limbs of its own, and the machine's limits as rates: "peak" (double-precision
+    multiply-adds and additions a second) and "read" (bytes a second from memory). The first modulus must be below
+    2^50."""

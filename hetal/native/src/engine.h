@@ -74,6 +74,8 @@ class Ring {
 
   void transform_limb(Words &residues, int limb, bool forward);
   size_t pool_bytes() { return pool_->bytes(); }
+  Block block() { return pool_->acquire(); }
+  const Limb &modulus(int i) const { return q_[i]; }
 
  private:
   struct Tables;         // owns the tables of one modulus

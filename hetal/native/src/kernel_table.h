@@ -31,6 +31,10 @@ struct Kernels {
                         double *, double *, const Permutation *, long);
   void (*transform)(const Limb &, int heads, int terms, const double *const *const *, int rows, const Diagonal *,
                     double *const *const *, long);
+  // For measurements: `rounds` of independent multiply-adds and additions, returning how many were done (on single
+  // numbers); and the sum of an array whose length is a multiple of 64.
+  double (*exercise)(long rounds);
+  double (*total)(const double *, long);
 };
 
 extern const Kernels kernels_portable;

@@ -1,16 +1,16 @@
 // The Python face of the engine; _engine.pyi documents it.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
-#include <nanobind/stl/optional.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 #include <memory>
-#include <optional>
 
 #include "src/engine.h"
+#include "src/measure.h"
 
 namespace nb = nanobind;
 using namespace hetal;
@@ -185,6 +185,9 @@ NB_MODULE(_engine, m) {
       });
 
   m.def("variants", &variants);
+  m.def(
+      "measure", [](Ring &r, int threads, int rounds) { return unlocked([&] { return measure(r, threads, rounds); }); },
+      nb::arg("ring"), nb::arg("threads") = 1, nb::arg("rounds") = 21);
   m.def("forward_ntt", [](Ring &r, Line values, int limb) { return transform_line(r, values, limb, true); });
   m.def("inverse_ntt", [](Ring &r, Line values, int limb) { return transform_line(r, values, limb, false); });
 }

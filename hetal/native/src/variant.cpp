@@ -64,6 +64,39 @@ bool import_words_(const Limb &m, double *o, const unsigned char *bytes, long n)
   return import_words<V>(m, o, bytes, n);
 }
 
+// Read by nobody; keeps the compiler from leaving work out.
+volatile double sink;
+
+double exercise(long rounds) {
+  constexpr int CHAINS = 8;
+  V x[CHAINS], y[CHAINS];
+  const V w = splat<V>(0.999999), c = splat<V>(1e-6);
+  for (int i = 0; i < CHAINS; ++i) x[i] = y[i] = splat<V>(1.0 + i);
+  for (long r = 0; r < rounds; ++r) {
+    HETAL_UNROLL
+    for (int i = 0; i < CHAINS; ++i) {
+      x[i] = fma_(x[i], w, c);
+      y[i] = y[i] + c;
+    }
+  }
+  V sum = V{};
+  for (int i = 0; i < CHAINS; ++i) sum += x[i] + y[i];
+  sink = sum[0];
+  return 2.0 * CHAINS * Lanes<V>::count * (double)rounds;
+}
+
+double total(const double *a, long n) {
+  constexpr int W = Lanes<V>::count, U = 8;
+  V sum[U] = {};
+  for (long i = 0; i < n; i += U * W)
+    for (int u = 0; u < U; ++u) sum[u] += load<V>(a + i + u * W);
+  V all = V{};
+  for (int u = 0; u < U; ++u) all += sum[u];
+  double result = 0;
+  for (int k = 0; k < W; ++k) result += all[k];
+  return result;
+}
+
 }  // namespace
 
 #define TABLE_(variant) kernels_##variant
@@ -75,6 +108,6 @@ extern const Kernels TABLE(HETAL_VARIANT) = {
     TEXT(HETAL_VARIANT), Lanes<V>::count,    forward,  forward_small,      inverse,  add_,
     subtract_,           negate_,            multiply_, multiply_constant_, add_constant_, subtract_multiply_,
     tensor_,             multiply_monomial_, permute_, from_integers_,     import_words_,  export_words_,
-    convert_,            inner_product_,     transform_};
+    convert_,            inner_product_,     transform_, exercise, total};
 
 }  // namespace hetal
