@@ -1,6 +1,7 @@
 # Every target that runs Python makes .venv first, with a Python for which the OpenFHE wheel imports.
 BIN := .venv/bin
 STAMP := .venv/.installed
+NATIVE := $(wildcard hetal/native/CMakeLists.txt hetal/native/src/* hetal/native/kernels/*)
 
 .PHONY: help .venv demo test test-full check protos format clean
 
@@ -16,7 +17,8 @@ help:
 
 .venv: $(STAMP)
 
-$(STAMP): pyproject.toml scripts/find_python
+# An editable install: Python files are used where they lie, the engine is compiled anew when one of its sources changed.
+$(STAMP): pyproject.toml scripts/find_python $(NATIVE)
 	@HETAL_PYTHON=$(BIN)/python scripts/find_python >/dev/null 2>&1 || \
 	  { python=$$(scripts/find_python) && echo "making .venv with $$python" && "$$python" -m venv --clear .venv; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'

@@ -5,16 +5,17 @@ psi^(2*bitrev(i)+1), where psi is the modulus' root. How a residue is stored (a 
 integer above) is the engine's own business; what goes in and out are integers in [0, modulus).
 
 Every operation releases the GIL, runs on ``Ring.threads`` threads and returns new polynomials; its operands stay as
-they are. Limb counts: a polynomial has ``q_limbs`` limbs modulo the first primes of Q, then ``p_limbs`` limbs modulo the
-first primes of P. Operands of unequal shape raise ValueError, unless a method says more.
+they are. Limb counts: a polynomial has ``q_limbs`` limbs modulo the first primes of Q, then ``p_limbs`` limbs modulo
+the first primes of P. Operands of unequal shape raise ValueError, unless a method says more.
 """
 
 from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 class Poly:
-    """One polynomial. ``run`` consecutive words of a limb are equal and stored once (1 for all but compact plaintexts)."""
+    """One polynomial. ``run`` consecutive words of a limb are equal and stored once; 1 but for compact plaintexts."""
 
     @property
     def q_limbs(self) -> int: ...
@@ -90,7 +91,13 @@ class Ring:
         of bounds or a residue is not below its modulus."""
     def write(self, a: Poly, out: bytearray | memoryview, offsets: Sequence[int]) -> None:
         """The inverse of :meth:`read`: into a writable buffer."""
-    def read_key(self, data: bytes | bytearray | memoryview, offsets: Sequence[Sequence[Sequence[int]]], q_limbs: int, p_limbs: int) -> Key:
+    def read_key(
+        self,
+        data: bytes | bytearray | memoryview,
+        offsets: Sequence[Sequence[Sequence[int]]],
+        q_limbs: int,
+        p_limbs: int,
+    ) -> Key:
         """A key from wire bytes.
 
         Args:
@@ -139,9 +146,7 @@ class Ring:
         """:meth:`mod_down` of both, sharing the threads better than one after the other."""
     def raise_modulus(self, a: Poly, q_limbs: int) -> Poly:
         """The centred representative modulo q_0 of a polynomial of one limb, modulo q_limbs primes."""
-    def switch(
-        self, a: Poly, keys: Sequence[Key], indices: Sequence[int]
-    ) -> list[tuple[Poly, Poly]]:
+    def switch(self, a: Poly, keys: Sequence[Key], indices: Sequence[int]) -> list[tuple[Poly, Poly]]:
         """Key-switch ``a`` with each key, decomposed once (hoisting), then apply the automorphism ``indices[i]`` (1 for
         none) to both parts.
 
@@ -162,7 +167,6 @@ def forward_ntt(ring: Ring, coefficients: NDArray[np.uint64], limb: int) -> NDAr
     """One limb from coefficients to evaluation form (limb counts Q, then P): for tests and benchmarks."""
 
 def inverse_ntt(ring: Ring, values: NDArray[np.uint64], limb: int) -> NDArray[np.uint64]: ...
-
 def measure(ring: Ring, threads: int = 1, rounds: int = 21) -> dict[str, float]:
     """Median seconds of single limb kernels ("forward", "inverse", "multiply", "convert_pair", "inner_product_term")
     with every thread at work on limbs of its own, and the machine's limits as rates: "peak" (double-precision
