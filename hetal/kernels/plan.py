@@ -20,7 +20,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from hetal.errors import LayoutError, LevelError
-from hetal.kernels.evaluator import Ciphertext, Evaluator, LevelModel, Refresh, Vector
+from hetal.kernels.backends.counting import CountingEvaluator
+from hetal.kernels.evaluator import Ciphertext, Evaluator, LevelModel, Refresh, Vector, level_model
 from hetal.kernels.iteration import evaluate, iterate, logit_scale
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.optimizer import State
@@ -46,6 +47,7 @@ class Plan:
         iteration
             are at ``weights_level`` or above, and the lookahead at ``lookahead_level`` or above.
         rotations: slot steps, in 1..slots-1, that need a key besides the bootstrap's own; conjugation is always needed.
+        rotation_levels: per step the highest level at which it is made: a key may be kept for that level alone.
         bootstraps: per iteration of a full batch.
         logit_scale: validation logits arrive multiplied by this.
         levels: consumed by one iteration along its longest path.
@@ -59,6 +61,7 @@ class Plan:
     lookahead_level: int
     validation_level: int
     rotations: tuple[int, ...] = field(repr=False)
+    rotation_levels: dict[int, int] = field(repr=False)
     bootstraps: int
     logit_scale: float
     levels: int
@@ -149,6 +152,21 @@ class Tracer(Evaluator):
 
     def _bootstrap(self, a: Ciphertext) -> Any:
         raise LevelError("kernels mark checkpoints and leave bootstraps to the plan")
+
+
+class _Rotations(CountingEvaluator):
+    """Notes the highest level at which each rotation is made."""
+
+    def __init__(self, model: LevelModel, schedule: dict[str, Refresh]) -> None:
+        super().__init__(model)
+        self.schedule = schedule
+        self.levels: dict[int, int] = {}
+
+    def _rotate(self, a: Ciphertext, steps: int) -> None:
+        self.levels[steps] = max(a.level, self.levels.get(steps, 0))
+
+    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
+        return [self._rotate(a, s) for s in steps]
 
 
 class _Graph:
@@ -276,15 +294,18 @@ def plan_for(job: JobSpec, layout: BlockLayout) -> Plan:
     if needs is None:
         raise LevelError("no feasible placement of bootstraps")
     validation = _validation_level(job, layout, tracer)
+    schedule = {name: Refresh(name in bootstrapped, needs[name]) for name in graph.bounds}
+    weights_level = max(needs["begin/weights"], needs["begin/lookahead"], validation)
     return Plan(
         layout=layout,
-        schedule={name: Refresh(name in bootstrapped, needs[name]) for name in graph.bounds},
+        schedule=schedule,
         x_level=needs["x"],
         y_level=needs["y"],
-        weights_level=max(needs["begin/weights"], needs["begin/lookahead"], validation),
+        weights_level=weights_level,
         lookahead_level=needs["begin/lookahead"],
         validation_level=validation,
         rotations=tuple(sorted(tracer.steps)),
+        rotation_levels=_rotation_levels(job, layout, schedule, needs, weights_level, validation),
         bootstraps=sum(multiplicity[name] for name in bootstrapped),
         logit_scale=logit_scale(job),
         levels=_longest(graph),
@@ -298,6 +319,27 @@ def _validation_level(job: JobSpec, layout: BlockLayout, tracer: Tracer) -> int:
     probe.sink(logits[0], "logits")
     tracer.steps.update(probe.steps)
     return max(probe.edges.values())
+
+
+def _rotation_levels(
+    job: JobSpec,
+    layout: BlockLayout,
+    schedule: dict[str, Refresh],
+    needs: dict[str, int],
+    weights_level: int,
+    validation_level: int,
+) -> dict[int, int]:
+    """Levels of all rotations of a training, found by counting two iterations and the validations after them."""
+    ev = _Rotations(level_model(job.parameters), schedule)
+    fresh = ev.encrypt(level=weights_level)
+    state = State([fresh], [fresh])
+    for step in range(2):
+        rows = min(layout.rows, job.batch_size)
+        x, y = ev.encrypt(level=needs["x"]), ev.encrypt(level=needs["y"])
+        state = iterate(ev, job, layout, state, [[x]], [y], step=STEADY_STEP + step, rows=rows)
+        for weights in (state.weights[0], fresh):
+            evaluate(ev, job, layout, [[ev.encrypt(level=validation_level)]], [weights])
+    return ev.levels
 
 
 def _longest(graph: _Graph) -> int:

@@ -10,9 +10,11 @@ import pytest
 from hetal.ckks.parameters import check
 from hetal.ckks.presets import PRESETS, preset
 from hetal.errors import LevelError
+from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.clear import train_clear
-from hetal.kernels.evaluator import Refresh
-from hetal.kernels.optimizer import momentum
+from hetal.kernels.evaluator import Ciphertext, Refresh, level_model
+from hetal.kernels.iteration import evaluate, iterate
+from hetal.kernels.optimizer import State, momentum
 from hetal.kernels.plan import _Graph, _trace, plan
 from hetal.kernels.simulate import simulate
 from hetal.protocol.job import JobSpec, SoftmaxSpec
@@ -113,3 +115,27 @@ def test_momentum_schedule() -> None:
     assert values[1] == pytest.approx(0.2817, abs=1e-3)
     assert 0.9 < values[-1] < 1.0
     assert momentum(7, nesterov=False) == 0.0
+
+
+def test_rotation_levels_are_the_highest_of_a_training() -> None:
+    for name in PRESETS:
+        spec = job(name)
+        chosen = plan(spec)
+        assert set(chosen.rotation_levels) == set(chosen.rotations)
+        top = spec.parameters.top_level
+        assert all(0 <= level < top for level in chosen.rotation_levels.values())
+
+        class Watching(CountingEvaluator):
+            allowed = chosen.rotation_levels
+
+            def _rotate(self, a: Ciphertext, steps: int) -> None:
+                assert a.level <= self.allowed[steps]
+
+        ev = Watching(level_model(spec.parameters))
+        ev.schedule = chosen.schedule
+        weights = ev.encrypt(level=chosen.weights_level)
+        state = State([weights], [weights])
+        for step in range(4):
+            x, y = ev.encrypt(level=chosen.x_level), ev.encrypt(level=chosen.y_level)
+            state = iterate(ev, spec, chosen.layout, state, [[x]], [y], step=step, rows=50)
+            evaluate(ev, spec, chosen.layout, [[ev.encrypt(level=chosen.validation_level)]], state.weights)
