@@ -166,7 +166,9 @@ class _Rotations(CountingEvaluator):
         self.levels[steps] = max(a.level, self.levels.get(steps, 0))
 
     def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
-        return [self._rotate(a, s) for s in steps]
+        for count in steps:
+            self._rotate(a, count)
+        return [None] * len(steps)
 
 
 class _Graph:
