@@ -90,6 +90,12 @@ class LevelError(HetalError):
     default_hint = "Use a preset with more levels, or a cheaper softmax."
 
 
+class ScaleError(HetalError):
+    """Ciphertexts whose scales differ were to be added."""
+
+    code = "SCALE_MISMATCH"
+
+
 class DivergedError(HetalError):
     """Decrypted validation logits left the range in which the encrypted computation is valid."""
 

@@ -1,0 +1,288 @@
+"""CKKS on an engine's polynomials: ciphertexts with scales and levels, and the operations on them.
+
+Scales are those of OpenFHE's FLEXIBLEAUTO (Kim-Papadimitriou-Polyakov, CT-RSA 2022, section 4): each number of limbs
+has a canonical scale; a product has the square of its operands' scale and degree 2 until it is rescaled, which happens
+as late as possible. The level is the number of limbs less the degree. Operands of different levels meet at the lower
+one, after a product with the ratio of their scales that makes the scale of the higher one canonical there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from numpy.typing import NDArray
+
+from hetal.ckks.chain import Chain
+from hetal.errors import LevelError, MissingKeyError, NotFiniteError, ScaleError
+from hetal.native.plaintexts import PlaintextCache
+
+# Relative difference of scales that addition takes for equal: below any noise of the scheme.
+SCALE_TOLERANCE: Final = 2.0**-34
+
+Poly = Any
+Key = Any
+
+
+@dataclass(frozen=True, slots=True)
+class Ct:
+    """A ciphertext (c_0, c_1[, c_2]) with c_0 + c_1 s + c_2 s^2 = scale * message + noise.
+
+    Attributes:
+        parts: 2 polynomials, or 3 before relinearisation.
+        scale: of the message.
+        degree: 1, or 2 while a rescaling is pending.
+    """
+
+    parts: tuple[Poly, ...]
+    scale: float
+    degree: int = 1
+
+    @property
+    def limbs(self) -> int:
+        return int(self.parts[0].q_limbs)
+
+    @property
+    def level(self) -> int:
+        """Rescalings left."""
+        return self.limbs - self.degree
+
+
+class Scheme:
+    """Operations under one chain of moduli, and the keys for them.
+
+    Args:
+        ring: an engine's Ring over the chain.
+        chain: of the parameters.
+
+    Attributes:
+        relinearization: key from s^2 to s; None until it is set.
+        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation).
+    """
+
+    def __init__(self, ring: Any, chain: Chain) -> None:
+        self.ring = ring
+        self.chain = chain
+        self.moduli = chain.moduli
+        self.slots = chain.ring_dimension // 2
+        self.relinearization: Key | None = None
+        self.automorphisms: dict[int, Key] = {}
+        self.plaintexts = PlaintextCache(ring, self.moduli)
+
+    # -- scales -------------------------------------------------------------------------------------------------------
+
+    def canonical_scale(self, limbs: int, degree: int = 1) -> float:
+        """The scale of a ciphertext of that many limbs."""
+        scale = self.chain.scales[len(self.moduli) - limbs]
+        return scale if degree == 1 else scale * scale
+
+    def settle(self, a: Ct) -> Ct:
+        """With the pending rescaling done: of degree 1, at the same level."""
+        if a.degree == 1:
+            return a
+        scale = a.scale / float(self.moduli[a.limbs - 1])
+        return Ct(tuple(self.ring.rescale(part) for part in a.parts), scale, 1)
+
+    def drop(self, a: Ct, level: int) -> Ct:
+        """At a lower level, with the canonical scale there and a rescaling pending.
+
+        Raises:
+            LevelError: ``level`` is not below the ciphertext's.
+        """
+        if not 0 <= level < a.level:
+            raise LevelError(f"a ciphertext at level {a.level} cannot drop to level {level}")
+        limbs = level + 2
+        target = self.canonical_scale(limbs, 2)
+        # Of a pending rescaling and this product one is done, after limbs that nobody needs are gone.
+        product = limbs + a.degree - 1
+        divisor = float(self.moduli[product - 1]) if a.degree == 2 else 1.0
+        factor = round(target * divisor / a.scale)
+        parts = [self._times(self.ring.truncate(part, product), factor) for part in a.parts]
+        if a.degree == 2:
+            parts = [self.ring.rescale(part) for part in parts]
+        return Ct(tuple(parts), target, 2)
+
+    def align(self, a: Ct, b: Ct) -> tuple[Ct, Ct]:
+        """Both at the lower of their levels, with the same limbs, degree and scale.
+
+        Raises:
+            ScaleError: they have different scales at the same level.
+        """
+        if a.level > b.level:
+            a = self.drop(a, b.level)
+        elif b.level > a.level:
+            b = self.drop(b, a.level)
+        if a.degree != b.degree:
+            a, b = self.settle(a), self.settle(b)
+        if abs(a.scale / b.scale - 1.0) > SCALE_TOLERANCE:
+            raise ScaleError(f"scales {a.scale!r} and {b.scale!r} of operands at level {a.level}")
+        return a, b
+
+    # -- free operations ----------------------------------------------------------------------------------------------
+
+    def add(self, a: Ct, b: Ct) -> Ct:
+        a, b = self.align(a, b)
+        shared = [self.ring.add(x, y) for x, y in zip(a.parts, b.parts, strict=False)]
+        longer = a if len(a.parts) > len(b.parts) else b
+        return Ct((*shared, *longer.parts[len(shared) :]), a.scale, a.degree)
+
+    def subtract(self, a: Ct, b: Ct) -> Ct:
+        a, b = self.align(a, b)
+        shared = [self.ring.subtract(x, y) for x, y in zip(a.parts, b.parts, strict=False)]
+        rest = a.parts[len(shared) :] or tuple(self.ring.negate(part) for part in b.parts[len(shared) :])
+        return Ct((*shared, *rest), a.scale, a.degree)
+
+    def negate(self, a: Ct) -> Ct:
+        return Ct(tuple(self.ring.negate(part) for part in a.parts), a.scale, a.degree)
+
+    def add_plain(self, a: Ct, vector: NDArray[Any]) -> Ct:
+        """Adds a vector of slots."""
+        encoded = self.plaintexts.encode(vector, a.limbs, a.scale, compact=False)
+        return Ct((self.ring.add(a.parts[0], encoded), *a.parts[1:]), a.scale, a.degree)
+
+    def add_constant(self, a: Ct, value: float) -> Ct:
+        """Adds a real number to all slots."""
+        added = self.ring.add_constants(a.parts[0], self._residues(_integer(value * a.scale), a.limbs))
+        return Ct((added, *a.parts[1:]), a.scale, a.degree)
+
+    def multiply_integer(self, a: Ct, factor: int) -> Ct:
+        """The scale stays."""
+        return Ct(tuple(self._times(part, factor) for part in a.parts), a.scale, a.degree)
+
+    def multiply_monomial(self, a: Ct, exponent: int) -> Ct:
+        """Times X^exponent, 0 <= exponent < 2N: slot j times zeta^(exponent * 5^j)."""
+        return Ct(tuple(self.ring.multiply_monomial(part, exponent) for part in a.parts), a.scale, a.degree)
+
+    # -- products: one level ------------------------------------------------------------------------------------------
+
+    def tensor(self, a: Ct, b: Ct) -> Ct:
+        """The product of two-part ciphertexts, of three parts, rescaling pending."""
+        if a.level > b.level:
+            a = self.drop(a, b.level)
+        elif b.level > a.level:
+            b = self.drop(b, a.level)
+        a, b = self._spendable(a), self._spendable(b)
+        first, second = (a.parts[0], a.parts[1]), (b.parts[0], b.parts[1])
+        return Ct(tuple(self.ring.tensor(first, second)), a.scale * b.scale, 2)
+
+    def relinearize(self, a: Ct) -> Ct:
+        """Two parts of three, with a pending rescaling merged into the division by P.
+
+        Raises:
+            MissingKeyError: there is no relinearisation key.
+        """
+        if len(a.parts) == 2:
+            return a
+        if self.relinearization is None:
+            raise MissingKeyError("no relinearisation key")
+        key = self._fitting(self.relinearization, a.limbs, "the relinearisation key")
+        switched = self.ring.switch(a.parts[2], [key], [1])[0]
+        # P times the first two parts, beside P times what the third has become.
+        sums = tuple(
+            self.ring.add(self.ring.extend(part, key.p_limbs), added)
+            for part, added in zip(a.parts[:2], switched, strict=True)
+        )
+        if a.degree == 1:
+            return Ct(tuple(self.ring.mod_down_pair(sums)), a.scale, 1)
+        return Ct(tuple(self.ring.mod_down_pair(sums, 1)), a.scale / float(self.moduli[a.limbs - 1]), 1)
+
+    def multiply(self, a: Ct, b: Ct) -> Ct:
+        return self.relinearize(self.tensor(a, b))
+
+    def multiply_plain(self, a: Ct, vector: NDArray[Any]) -> Ct:
+        """Times a vector of slots, encoded at the canonical scale."""
+        a = self._spendable(a)
+        scale = self.canonical_scale(a.limbs)
+        encoded = self.plaintexts.encode(vector, a.limbs, scale)
+        return Ct(tuple(self.ring.multiply(part, encoded) for part in a.parts), a.scale * scale, 2)
+
+    def multiply_constant(self, a: Ct, value: float) -> Ct:
+        """Times a real number in all slots."""
+        a = self._spendable(a)
+        scale = self.canonical_scale(a.limbs)
+        factor = _integer(value * scale)
+        return Ct(tuple(self._times(part, factor) for part in a.parts), a.scale * scale, 2)
+
+    # -- key switches: no level ---------------------------------------------------------------------------------------
+
+    def rotate(self, a: Ct, steps: int) -> Ct:
+        """Slot j + steps to slot j.
+
+        Raises:
+            MissingKeyError, LevelError: there is no key for it, or one for lower levels only.
+        """
+        return self.rotate_many(a, [steps])[0]
+
+    def rotate_many(self, a: Ct, steps: Sequence[int]) -> list[Ct]:
+        """Several rotations of one ciphertext, decomposed once (hoisting; Halevi-Shoup 2018, section 4.2)."""
+        a = self.settle(a)
+        indices = [self.rotation_index(count) for count in steps]
+        keys = [self.rotation_key(count, a.limbs) for count in steps]
+        return self._apply(a, keys, indices)
+
+    def conjugate(self, a: Ct) -> Ct:
+        a = self.settle(a)
+        index = 4 * self.slots - 1
+        if index not in self.automorphisms:
+            raise MissingKeyError("no key for the conjugation")
+        key = self._fitting(self.automorphisms[index], a.limbs, "the key for the conjugation")
+        return self._apply(a, [key], [index])[0]
+
+    def rotation_index(self, steps: int) -> int:
+        """The automorphism X -> X^(5^steps)."""
+        return pow(5, steps % self.slots, 4 * self.slots)
+
+    def rotation_key(self, steps: int, limbs: int) -> Key:
+        """The key for a rotation of a polynomial of that many limbs.
+
+        Raises:
+            MissingKeyError, LevelError: there is none, or one for lower levels only.
+        """
+        key = self.automorphisms.get(self.rotation_index(steps))
+        if key is None:
+            raise MissingKeyError(f"no key for rotation by {steps} slots")
+        return self._fitting(key, limbs, f"the key for rotation by {steps} slots")
+
+    def _apply(self, a: Ct, keys: Sequence[Key], indices: Sequence[int]) -> list[Ct]:
+        results: dict[int, Ct] = {}
+        # One decomposition serves keys over the same special primes.
+        for p_limbs in sorted({key.p_limbs for key in keys}):
+            chosen = [i for i, key in enumerate(keys) if key.p_limbs == p_limbs]
+            switched = self.ring.switch(a.parts[1], [keys[i] for i in chosen], [indices[i] for i in chosen])
+            for i, pair in zip(chosen, switched, strict=True):
+                b, x = self.ring.mod_down_pair(pair)
+                moved = self.ring.automorphism(a.parts[0], indices[i])
+                results[i] = Ct((self.ring.add(moved, b), x), a.scale, a.degree)
+        return [results[i] for i in range(len(keys))]
+
+    # -- helpers ------------------------------------------------------------------------------------------------------
+
+    def _spendable(self, a: Ct) -> Ct:
+        if a.level < 1:
+            raise LevelError(f"a product needs a level, and the ciphertext is at level {a.level}")
+        return self.settle(a)
+
+    @staticmethod
+    def _fitting(key: Key, limbs: int, what: str) -> Key:
+        if key.q_limbs < limbs:
+            raise LevelError(f"{what} serves up to level {key.q_limbs - 1}, and is used at level {limbs - 1}")
+        return key
+
+    def _times(self, part: Poly, factor: int) -> Poly:
+        return self.ring.multiply_constants(part, self._residues(factor, part.q_limbs))
+
+    def _residues(self, value: int, limbs: int) -> list[int]:
+        return [value % modulus for modulus in self.moduli[:limbs]]
+
+
+def _integer(value: float) -> int:
+    """The nearest integer.
+
+    Raises:
+        NotFiniteError: there is none.
+    """
+    if not math.isfinite(value):
+        raise NotFiniteError("a plain operand is NaN or infinite")
+    return round(value)
