@@ -59,7 +59,9 @@ class Scheme:
 
     Attributes:
         relinearization: key from s^2 to s; None until it is set.
-        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation).
+        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation). At
+            2N-2, where the secret is encapsulated, the key from the sparse ephemeral secret back.
+        encapsulation: the key to that secret, with its ring over the first modulus and auxiliary primes.
     """
 
     def __init__(self, ring: Any, chain: Chain) -> None:
@@ -69,6 +71,7 @@ class Scheme:
         self.slots = chain.ring_dimension // 2
         self.relinearization: Key | None = None
         self.automorphisms: dict[int, Key] = {}
+        self.encapsulation: tuple[Any, Key] | None = None
         self.plaintexts = PlaintextCache(ring, self.moduli)
 
     # -- scales -------------------------------------------------------------------------------------------------------
