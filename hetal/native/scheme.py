@@ -59,8 +59,9 @@ class Scheme:
 
     Attributes:
         relinearization: key from s^2 to s; None until it is set.
-        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation). At
-            2N-2, where the secret is encapsulated, the key from the sparse ephemeral secret back.
+        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation), each
+            for several numbers of limbs, ascending. At 2N-2, where the secret is encapsulated, the key from the sparse
+            ephemeral secret back.
         encapsulation: the key to that secret, with its ring over the first modulus and auxiliary primes.
     """
 
@@ -70,7 +71,7 @@ class Scheme:
         self.moduli = chain.moduli
         self.slots = chain.ring_dimension // 2
         self.relinearization: Key | None = None
-        self.automorphisms: dict[int, Key] = {}
+        self.automorphisms: dict[int, list[Key]] = {}
         self.encapsulation: tuple[Any, Key] | None = None
         self.plaintexts = PlaintextCache(ring, self.moduli)
 
@@ -180,7 +181,7 @@ class Scheme:
             return a
         if self.relinearization is None:
             raise MissingKeyError("no relinearisation key")
-        key = self._fitting(self.relinearization, a.limbs, "the relinearisation key")
+        key = self.relinearization
         switched = self.ring.switch(a.parts[2], [key], [1])[0]
         # P times the first two parts, beside P times what the third has become.
         sums = tuple(
@@ -228,25 +229,42 @@ class Scheme:
     def conjugate(self, a: Ct) -> Ct:
         a = self.settle(a)
         index = 4 * self.slots - 1
-        if index not in self.automorphisms:
-            raise MissingKeyError("no key for the conjugation")
-        key = self._fitting(self.automorphisms[index], a.limbs, "the key for the conjugation")
-        return self._apply(a, [key], [index])[0]
+        return self._apply(a, [self.automorphism_key(index, a.limbs, "the conjugation")], [index])[0]
 
     def rotation_index(self, steps: int) -> int:
         """The automorphism X -> X^(5^steps)."""
         return pow(5, steps % self.slots, 4 * self.slots)
 
     def rotation_key(self, steps: int, limbs: int) -> Key:
-        """The key for a rotation of a polynomial of that many limbs.
+        """The key for a rotation of a polynomial of that many limbs; errors as :meth:`automorphism_key`."""
+        return self.automorphism_key(self.rotation_index(steps), limbs, f"rotation by {steps} slots")
+
+    def automorphism_key(self, index: int, limbs: int, what: str) -> Key:
+        """The smallest key that serves polynomials of that many limbs.
+
+        Args:
+            what: it is for, in the error.
 
         Raises:
-            MissingKeyError, LevelError: there is none, or one for lower levels only.
+            MissingKeyError: there is none at all.
+            LevelError: there are keys for fewer limbs only.
         """
-        key = self.automorphisms.get(self.rotation_index(steps))
-        if key is None:
-            raise MissingKeyError(f"no key for rotation by {steps} slots")
-        return self._fitting(key, limbs, f"the key for rotation by {steps} slots")
+        keys = self.automorphisms.get(index)
+        if not keys:
+            raise MissingKeyError(f"no key for {what}")
+        for key in keys:
+            if key.q_limbs >= limbs:
+                return key
+        raise LevelError(f"the key for {what} serves up to level {keys[-1].q_limbs - 1}, not level {limbs - 1}")
+
+    def keys_at(self, limbs: int) -> dict[int, Key]:
+        """For each automorphism the smallest key that serves polynomials of that many limbs, where there is one."""
+        found = {}
+        for index, keys in self.automorphisms.items():
+            fitting = [key for key in keys if key.q_limbs >= limbs]
+            if fitting:
+                found[index] = fitting[0]
+        return found
 
     def _apply(self, a: Ct, keys: Sequence[Key], indices: Sequence[int]) -> list[Ct]:
         results: dict[int, Ct] = {}
@@ -266,12 +284,6 @@ class Scheme:
         if a.level < 1:
             raise LevelError(f"a product needs a level, and the ciphertext is at level {a.level}")
         return self.settle(a)
-
-    @staticmethod
-    def _fitting(key: Key, limbs: int, what: str) -> Key:
-        if key.q_limbs < limbs:
-            raise LevelError(f"{what} serves up to level {key.q_limbs - 1}, and is used at level {limbs - 1}")
-        return key
 
     def _times(self, part: Poly, factor: int) -> Poly:
         return self.ring.multiply_constants(part, self._residues(factor, part.q_limbs))
