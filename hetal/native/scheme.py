@@ -59,9 +59,10 @@ class Scheme:
 
     Attributes:
         relinearization: key from s^2 to s; None until it is set.
-        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation), each
-            for several numbers of limbs, ascending. At 2N-2, where the secret is encapsulated, the key from the sparse
-            ephemeral secret back.
+        automorphisms: keys by automorphism index (5^k mod 2N for a rotation by k slots, 2N-1 for the conjugation); of
+            several the one that serves the most limbs. At 2N-2, where the secret is encapsulated, the key from the
+            sparse ephemeral secret back.
+        reduced: further keys, for fewer limbs, ascending.
         encapsulation: the key to that secret, with its ring over the first modulus and auxiliary primes.
     """
 
@@ -71,7 +72,8 @@ class Scheme:
         self.moduli = chain.moduli
         self.slots = chain.ring_dimension // 2
         self.relinearization: Key | None = None
-        self.automorphisms: dict[int, list[Key]] = {}
+        self.automorphisms: dict[int, Key] = {}
+        self.reduced: dict[int, list[Key]] = {}
         self.encapsulation: tuple[Any, Key] | None = None
         self.plaintexts = PlaintextCache(ring, self.moduli)
 
@@ -249,19 +251,19 @@ class Scheme:
             MissingKeyError: there is none at all.
             LevelError: there are keys for fewer limbs only.
         """
-        keys = self.automorphisms.get(index)
-        if not keys:
+        largest = self.automorphisms.get(index)
+        if largest is None:
             raise MissingKeyError(f"no key for {what}")
-        for key in keys:
+        for key in (*self.reduced.get(index, ()), largest):
             if key.q_limbs >= limbs:
                 return key
-        raise LevelError(f"the key for {what} serves up to level {keys[-1].q_limbs - 1}, not level {limbs - 1}")
+        raise LevelError(f"the key for {what} serves up to level {largest.q_limbs - 1}, not level {limbs - 1}")
 
     def keys_at(self, limbs: int) -> dict[int, Key]:
         """For each automorphism the smallest key that serves polynomials of that many limbs, where there is one."""
         found = {}
-        for index, keys in self.automorphisms.items():
-            fitting = [key for key in keys if key.q_limbs >= limbs]
+        for index, largest in self.automorphisms.items():
+            fitting = [key for key in (*self.reduced.get(index, ()), largest) if key.q_limbs >= limbs]
             if fitting:
                 found[index] = fitting[0]
         return found
