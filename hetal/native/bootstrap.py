@@ -1,0 +1,240 @@
+"""Bootstrapping, SlotsToCoeffs first: slots become coefficients at the bottom of the chain, the modulus is raised,
+coefficients become slots again and are reduced (Cheon-Han-Kim-Kim-Song 2018; the order is that of
+Kim-Park-Kim-Kim-Ahn 2022).
+
+No level goes into constants: the diagonals of the transforms and the series of the reduction carry them all. Levels
+that OpenFHE spends on constants pay for a second sine (hetal.native.evalmod), which takes error off.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from hetal.ckks.parameters import Parameters
+from hetal.errors import LevelError, MissingKeyError, ParameterError
+from hetal.native.encapsulation import Pair, leave, raise_modulus
+from hetal.native.evalmod import phase, reduction_of, sine
+from hetal.native.linear_transform import LinearTransform
+from hetal.native.scheme import Ct, Scheme
+from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_slots, slots_to_coeffs
+
+# Bits by which the error of a first bootstrap is enlarged for the second to take it off.
+ITERATION_BITS = 13
+
+
+class Bootstrapper:
+    """Bootstrapping of all slots under one scheme's keys, with the diagonals of its transforms.
+
+    Making one encodes the diagonals: seconds at N = 2^16.
+
+    Args:
+        scheme: with all keys of ``bootstrap_automorphisms(params)`` and the relinearisation key.
+        params: of the scheme's chain.
+        output_level: of the results; ``params.bootstrap_output_level`` by default.
+        sines: 1 to 3, see :mod:`hetal.native.evalmod`: each costs a level and takes off error.
+
+    Attributes:
+        reduction: the constants chosen.
+        input_level: least level at which a ciphertext may enter.
+        output_level: level at which it leaves.
+        levels: consumed between the modulus raised and the result.
+
+    Raises:
+        ParameterError: the chain has too few levels.
+        MissingKeyError: a key is missing.
+    """
+
+    def __init__(self, scheme: Scheme, params: Parameters, *, output_level: int | None = None, sines: int = 2) -> None:
+        self.scheme = scheme
+        self.ring = scheme.ring
+        self.params = params
+        self.reduction = reduction_of(params, sines)
+        self.output_level = params.bootstrap_output_level if output_level is None else output_level
+        self.input_level = params.bootstrap_input_level
+        down, up = slots_to_coeffs(params), coeffs_to_slots(params)
+        self.levels = len(up) + self.reduction.levels
+        self._raised = self.output_level + 1 + self.levels
+        if self.output_level < 0 or self._raised > len(scheme.moduli):
+            raise ParameterError(
+                f"a bootstrap consumes {self.levels} levels: from {len(scheme.moduli) - 1} of parameter set "
+                f"{params.name!r} it cannot leave at level {self.output_level}"
+            )
+        self._check_keys()
+        q_0 = float(scheme.moduli[0])
+        # x becomes the coefficient x q_0 / 2^message_bits.
+        self._entry = len(down) + 1
+        start = scheme.canonical_scale(self._entry)
+        gain = q_0 / 2.0**self.reduction.message_bits / start
+        self._down = self._encoded(down, self._entry, gain)
+        # The coefficient q_0 t becomes t / K, half of it in the slot and half in its conjugate.
+        end = scheme.canonical_scale(self._raised - len(up))
+        gain = end / (2.0 * params.slots * q_0 * self.reduction.bound)
+        self._up = self._encoded(up, self._raised, gain)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the diagonals."""
+        return sum(stage.nbytes for stage in (*self._down, *self._up))
+
+    @property
+    def phase_level(self) -> int:
+        """Level at which :meth:`phase` leaves."""
+        return self.output_level + self.reduction.levels - self.reduction.phase_levels
+
+    # -- what it computes ---------------------------------------------------------------------------------------------
+
+    def bootstrap(self, a: Ct, iterations: int = 1) -> Ct:
+        """Real slots of magnitude at most 1; what is imaginary in them is lost.
+
+        Args:
+            a: two parts, at ``input_level`` or above.
+            iterations: 2 bootstraps the error of the first result, much enlarged, and takes it off (Meta-BTS;
+                Bae-Cheon-Cho-Kim-Kim 2022): twice the time, and no level more.
+
+        Raises:
+            LevelError: ``a`` is at a lower level or has three parts.
+            ParameterError: ``iterations`` is neither 1 nor 2.
+        """
+        return self._iterated(a, iterations, self._real)
+
+    def bootstrap_complex(self, a: Ct, iterations: int = 1) -> Ct:
+        """As :meth:`bootstrap` of complex slots, real and imaginary parts of magnitude at most 1: two reductions."""
+        return self._iterated(a, iterations, self._complex)
+
+    def bootstrap_pair(self, a: Ct, b: Ct) -> tuple[Ct, Ct]:
+        """Two ciphertexts of real slots of magnitude at most 1: everything but the reduction is done once.
+
+        Raises:
+            LevelError: one of them is below ``input_level`` or has three parts.
+        """
+        scheme = self.scheme
+        first, second = self._lowered(a), self._lowered(b)
+        joint = scheme.add(first, scheme.multiply_monomial(second, scheme.slots))
+        reals = [self._reduced(t, 0) for t in self._halves(joint)]
+        return self._imaginary(reals[0]), self._imaginary(reals[1])
+
+    def phase(self, a: Ct, period: float) -> Ct:
+        """exp(2 pi i x / period) of real slots x, at ``phase_level``.
+
+        Args:
+            a: two parts, at ``input_level`` or above.
+            period: positive. Slots many periods away from 0 lose as many times the precision.
+
+        Raises:
+            LevelError: ``a`` is at a lower level or has three parts.
+            ParameterError: ``period`` is not positive.
+        """
+        if not (math.isfinite(period) and period > 0.0):
+            raise ParameterError(f"the period of a phase is positive, not {period}")
+        t = self._real_slots(self._lowered(a, 2.0**self.reduction.message_bits / period))
+        return phase(self.scheme, t, self.reduction, self.scheme.canonical_scale(self.phase_level + 1))
+
+    # -- pieces -------------------------------------------------------------------------------------------------------
+
+    def _real(self, low: Ct, shrink: int) -> Ct:
+        return self._imaginary(self._reduced(self._real_slots(low), shrink))
+
+    def _complex(self, low: Ct, shrink: int) -> Ct:
+        scheme = self.scheme
+        real, imaginary = (self._reduced(t, shrink) for t in self._halves(low))
+        # 2i (Im u + i Im v) = (u + i v) - conj(u - i v).
+        turned = scheme.multiply_monomial(imaginary, scheme.slots)
+        both = scheme.subtract(scheme.add(real, turned), scheme.conjugate(scheme.subtract(real, turned)))
+        return self._over_i(both)
+
+    def _iterated(self, a: Ct, iterations: int, bootstrap: Any) -> Ct:
+        if iterations not in (1, 2):
+            raise ParameterError(f"a bootstrap has 1 or 2 iterations, not {iterations}")
+        low = self._lowered(a)
+        first: Ct = bootstrap(low, 0)
+        if iterations == 1:
+            return first
+        scheme = self.scheme
+        error = scheme.subtract(low, self._lowered(first))
+        enlarged = scheme.multiply_integer(error, 1 << ITERATION_BITS)
+        return scheme.add(first, bootstrap(enlarged, ITERATION_BITS))
+
+    def _lowered(self, a: Ct, factor: float = 1.0) -> Ct:
+        """``factor`` times the slots, with the limbs and the scale that SlotsToCoeffs takes."""
+        if len(a.parts) != 2:
+            raise LevelError("relinearise before a bootstrap", hint="This is a fault in a kernel.")
+        if a.level < self.input_level:
+            raise LevelError(f"a bootstrap must be entered at level {self.input_level}, not {a.level}")
+        scheme, limbs = self.scheme, self._entry
+        scale = scheme.canonical_scale(limbs)
+        dropped = [float(scheme.moduli[limbs + i]) for i in range(a.degree)]
+        parts = [self.ring.truncate(part, limbs + a.degree) for part in a.parts]
+        constant = Ct(tuple(parts), a.scale, a.degree)
+        constant = scheme.multiply_integer(constant, round(factor * scale * math.prod(dropped) / a.scale))
+        parts = list(constant.parts)
+        for _ in dropped:
+            parts = [self.ring.rescale(part) for part in parts]
+        return Ct(tuple(parts), scale, 1)
+
+    def _raised_slots(self, low: Ct) -> Ct:
+        """Slots t_j + i t_(j+N/2) over 2K, where q_0 t are the coefficients of the raised polynomial."""
+        scheme = self.scheme
+        keys = scheme.automorphisms
+        pair: Pair = (low.parts[0], low.parts[1])
+        for stage in self._down:
+            pair = stage.apply(pair, keys)
+        if scheme.encapsulation is None:
+            pair = raise_modulus(self.ring, pair, self._raised)
+        else:
+            pair = raise_modulus(self.ring, scheme.encapsulation.enter(self.ring, pair), self._raised)
+            pair = leave(self.ring, pair, keys[2 * self.ring.dimension - 2])
+        for stage in self._up:
+            pair = stage.apply(pair, keys)
+        return Ct(pair, scheme.canonical_scale(pair[0].q_limbs), 1)
+
+    def _real_slots(self, low: Ct) -> Ct:
+        """t / K of the real halves."""
+        both = self._raised_slots(low)
+        return self.scheme.add(both, self.scheme.conjugate(both))
+
+    def _halves(self, low: Ct) -> tuple[Ct, Ct]:
+        """t / K of the real halves, and of the imaginary ones."""
+        scheme = self.scheme
+        both = self._raised_slots(low)
+        conjugate = scheme.conjugate(both)
+        return scheme.add(both, conjugate), self._over_i(scheme.subtract(both, conjugate))
+
+    def _reduced(self, t: Ct, shrink: int) -> Ct:
+        """Slots whose imaginary parts are half of the message, or minus half of it."""
+        return sine(self.scheme, t, self.reduction, self.scheme.canonical_scale(self.output_level + 1), shrink)
+
+    def _imaginary(self, z: Ct) -> Ct:
+        return self._over_i(self.scheme.subtract(z, self.scheme.conjugate(z)))
+
+    def _over_i(self, a: Ct) -> Ct:
+        return self.scheme.multiply_monomial(a, 3 * self.scheme.slots)
+
+    # -- precomputation -----------------------------------------------------------------------------------------------
+
+    def _check_keys(self) -> None:
+        scheme, order = self.scheme, 2 * self.ring.dimension
+        held = set(scheme.automorphisms) | ({order - 4} if scheme.encapsulation is not None else set())
+        missing = sorted(set(bootstrap_automorphisms(self.params)) - held)
+        if missing:
+            raise MissingKeyError(f"a bootstrap needs a key for automorphism {missing[0]} and has none")
+        if scheme.relinearization is None:
+            raise MissingKeyError("a bootstrap needs the relinearisation key")
+
+    def _encoded(self, stages: tuple[Stage, ...], limbs: int, gain: float) -> list[LinearTransform]:
+        """The stages for ciphertexts of ``limbs`` limbs at first, multiplying slots by ``gain`` together."""
+        keys = self.scheme.automorphisms
+        p_limbs = keys[2 * self.ring.dimension - 1].p_limbs
+        each = gain ** (1.0 / len(stages))
+        encoded = []
+        for dropped, stage in enumerate(stages):
+            scale = each * float(self.scheme.moduli[limbs - dropped - 1])
+            transform = LinearTransform(self.ring, stage, limbs - dropped, p_limbs, scale)
+            for index in sorted(transform.automorphisms):
+                if keys[index].q_limbs < transform.limbs or keys[index].p_limbs != p_limbs:
+                    raise LevelError(
+                        f"the key for automorphism {index} has {keys[index].q_limbs} + {keys[index].p_limbs} limbs; "
+                        f"a bootstrap needs {transform.limbs} + {p_limbs}"
+                    )
+            encoded.append(transform)
+        return encoded
