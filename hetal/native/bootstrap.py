@@ -9,18 +9,21 @@ that OpenFHE spends on constants pay for a second sine (hetal.native.evalmod), w
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 from hetal.ckks.parameters import Parameters
 from hetal.errors import LevelError, MissingKeyError, ParameterError
-from hetal.native.encapsulation import Pair, leave, raise_modulus
+from hetal.native.encapsulation import Pair, raise_encapsulated, raise_modulus
 from hetal.native.evalmod import phase, reduction_of, sine
 from hetal.native.linear_transform import LinearTransform
 from hetal.native.scheme import Ct, Scheme
 from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_slots, slots_to_coeffs
 
 # Bits by which the error of a first bootstrap is enlarged for the second to take it off.
-ITERATION_BITS = 13
+ITERATION_BITS: Final = 13
+
+Key = Any
 
 
 class Bootstrapper:
@@ -75,7 +78,7 @@ class Bootstrapper:
     @property
     def nbytes(self) -> int:
         """Memory of the diagonals."""
-        return sum(stage.nbytes for stage in (*self._down, *self._up))
+        return sum(stage.nbytes for stage, _ in (*self._down, *self._up))
 
     @property
     def phase_level(self) -> int:
@@ -175,16 +178,15 @@ class Bootstrapper:
     def _raised_slots(self, low: Ct) -> Ct:
         """Slots t_j + i t_(j+N/2) over 2K, where q_0 t are the coefficients of the raised polynomial."""
         scheme = self.scheme
-        keys = scheme.automorphisms
         pair: Pair = (low.parts[0], low.parts[1])
-        for stage in self._down:
+        for stage, keys in self._down:
             pair = stage.apply(pair, keys)
         if scheme.encapsulation is None:
             pair = raise_modulus(self.ring, pair, self._raised)
         else:
-            pair = raise_modulus(self.ring, scheme.encapsulation.enter(self.ring, pair), self._raised)
-            pair = leave(self.ring, pair, keys[2 * self.ring.dimension - 2])
-        for stage in self._up:
+            back = scheme.automorphism_key(2 * self.ring.dimension - 2, self._raised, "the ephemeral secret")
+            pair = raise_encapsulated(self.ring, pair, self._raised, scheme.encapsulation, back)
+        for stage, keys in self._up:
             pair = stage.apply(pair, keys)
         return Ct(pair, scheme.canonical_scale(pair[0].q_limbs), 1)
 
@@ -221,20 +223,30 @@ class Bootstrapper:
         if scheme.relinearization is None:
             raise MissingKeyError("a bootstrap needs the relinearisation key")
 
-    def _encoded(self, stages: tuple[Stage, ...], limbs: int, gain: float) -> list[LinearTransform]:
-        """The stages for ciphertexts of ``limbs`` limbs at first, multiplying slots by ``gain`` together."""
-        keys = self.scheme.automorphisms
-        p_limbs = keys[2 * self.ring.dimension - 1].p_limbs
+    def _encoded(
+        self, stages: tuple[Stage, ...], limbs: int, gain: float
+    ) -> list[tuple[LinearTransform, Mapping[int, Key]]]:
+        """The stages for ciphertexts of ``limbs`` limbs at first, multiplying slots by ``gain`` together, with keys."""
         each = gain ** (1.0 / len(stages))
         encoded = []
         for dropped, stage in enumerate(stages):
+            keys = self._stage_keys(stage, limbs - dropped)
+            p_limbs = next(iter(keys.values())).p_limbs
             scale = each * float(self.scheme.moduli[limbs - dropped - 1])
-            transform = LinearTransform(self.ring, stage, limbs - dropped, p_limbs, scale)
-            for index in sorted(transform.automorphisms):
-                if keys[index].q_limbs < transform.limbs or keys[index].p_limbs != p_limbs:
-                    raise LevelError(
-                        f"the key for automorphism {index} has {keys[index].q_limbs} + {keys[index].p_limbs} limbs; "
-                        f"a bootstrap needs {transform.limbs} + {p_limbs}"
-                    )
-            encoded.append(transform)
+            encoded.append((LinearTransform(self.ring, stage, limbs - dropped, p_limbs, scale), keys))
         return encoded
+
+    def _stage_keys(self, stage: Stage, limbs: int) -> dict[int, Key]:
+        """The smallest keys for a stage at that many limbs: they share their special primes."""
+        scheme = self.scheme
+        indices = [index for index in (scheme.rotation_index(s) for s in stage.steps) if index in scheme.automorphisms]
+        offered = {
+            index: {key.p_limbs: key for key in self._offered(index) if key.q_limbs >= limbs} for index in indices
+        }
+        shared = set.intersection(*(set(keys) for keys in offered.values()))
+        if not shared:
+            raise LevelError(f"the rotation keys of a bootstrap do not all serve level {limbs - 1}")
+        return {index: keys[min(shared)] for index, keys in offered.items()}
+
+    def _offered(self, index: int) -> list[Key]:
+        return [self.scheme.automorphisms[index], *self.scheme.reduced.get(index, ())]

@@ -11,8 +11,8 @@ Stages, and the baby and giant steps of each, are those for which OpenFHE's clie
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,30 +119,18 @@ def bootstrap_automorphisms(params: Parameters) -> list[int]:
     return sorted(indices)
 
 
-def bit_reversal(log2_size: int) -> NDArray[np.int64]:
-    """The permutation R: entry k of a reversed vector is entry R[k] of the vector."""
-    index = np.arange(1 << log2_size, dtype=np.int64)
-    reverse = np.zeros_like(index)
-    for _ in range(log2_size):
-        reverse = (reverse << 1) | (index & 1)
-        index = index >> 1
-    return reverse
-
-
 def _stages(log2_slots: int, cuts: list[int], giant_step: int, odd: int, inverse: bool) -> tuple[Stage, ...]:
     """Stages between neighbouring cuts; the one that begins at ``odd`` has its own giant step."""
     slots = 1 << log2_slots
     stages = []
-    for low, high in zip(cuts, cuts[1:], strict=False):
+    for low, high in itertools.pairwise(cuts):
         offsets = (2 << (high - low)) - 1
         chosen = 0 < giant_step <= offsets and low != odd
         count = giant_step if chosen else _default_giant_step(high - low)
-        # Offsets are -(2^high - 2^low) to 2^high - 2^low. What the topmost stage rotates by is a matter of choice: its
-        # offsets are all multiples of 2^low; so it takes back the others' shifts, which add up to 2^low.
-        if high == log2_slots:
-            shift = -(1 << low) if low else 0
-        else:
-            shift = (1 << high) - (1 << low if low else 0)
+        # Offsets are -(2^high - 2^low) to 2^high - 2^low. In the topmost stage they are all multiples of 2^low whatever
+        # it rotates by; so it takes back the other shifts, whose sum is 2^low.
+        first = 1 << low if low else 0
+        shift = -first if high == log2_slots else (1 << high) - first
         stages.append(Stage(slots, low, high, count, shift, 0, inverse))
     if inverse:
         stages.reverse()
@@ -178,13 +166,10 @@ def _butterfly(layer: int, period: int, inverse: bool) -> Diagonals:
     half = size // 2
     powers = np.array(_powers_of_five(half, 4 * size), dtype=np.float64)
     twiddle = np.exp(2j * np.pi * powers / (4 * size))
-    ones, zeros = np.ones(half), np.zeros(half)
+    ones, zeros = np.ones(half, dtype=np.complex128), np.zeros(half, dtype=np.complex128)
     if inverse:
-        blocks: dict[int, Sequence[NDArray[np.complex128]]] = {
-            0: (ones, -twiddle.conj()),
-            half: (ones, zeros),
-            -half: (zeros, twiddle.conj()),
-        }
+        twiddle = twiddle.conj()
+        blocks = {0: (ones, -twiddle), half: (ones, zeros), -half: (zeros, twiddle)}
     else:
         blocks = {0: (ones, -twiddle), half: (twiddle, zeros), -half: (zeros, ones)}
     return {offset: np.tile(np.concatenate(parts), period // size) for offset, parts in blocks.items()}
