@@ -67,11 +67,10 @@ class PlaintextCache:
         return len(self._entries)
 
     def _encode(self, vector: NDArray[Any], limbs: int, scale: float, compact: bool) -> Poly:
-        short = periodic(vector)
-        coefficients = encode(short, scale)
-        largest = float(np.abs(coefficients).max())
-        if not math.isfinite(largest):
+        if not np.isfinite(vector).all():
             raise NotFiniteError("a plain operand holds NaN or infinite values")
+        coefficients = encode(periodic(vector), scale)
+        largest = float(np.abs(coefficients).max())
         excess = max(0, math.frexp(largest)[1] - COEFFICIENT_BITS)
         if len(coefficients) < self._ring.dimension and not (compact and excess == 0):
             whole = np.zeros(self._ring.dimension)

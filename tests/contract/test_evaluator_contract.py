@@ -1,4 +1,4 @@
-"""What every backend owes to the kernels: one suite, run on the NumPy oracle and on OpenFHE."""
+"""What every backend owes to the kernels: one suite, run on the NumPy oracle, on OpenFHE and on the native engine."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hetal.ckks.parameters import Parameters
 from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.errors import LevelError, ShapeError
+from hetal.kernels.backends.native import NativeEvaluator
 from hetal.kernels.backends.openfhe import OpenFheEvaluator
 from hetal.kernels.backends.plain import PlainEvaluator
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, level_model
@@ -44,17 +45,15 @@ class Plain:
         return ct.level
 
 
-class OpenFhe:
-    """OpenFHE with a fresh key set of the test preset."""
+class Real:
+    """A backend under encryption, with a client's keys of the test preset."""
 
-    def __init__(self, params: Parameters) -> None:
-        self.params = params
-        self.keys = KeySet.generate(params)
-        blobs = [(Kind.MULT_KEY, self.keys.mult_key_blob())]
-        blobs += [(Kind.ROTATION_KEYS, blob) for _, blob in self.keys.rotation_key_blobs(STEPS)]
-        self.ev = OpenFheEvaluator(params, self.keys.key_tag, threads=2)
-        for kind, blob in blobs:
-            self.ev.load_key(kind, bytes(unframe(blob, kind, params.digest)))
+    def __init__(self, client: Client, make: Callable[[Parameters, str, int], RealEvaluator]) -> None:
+        self.params = client.params
+        self.keys = client.keys
+        self.ev = make(client.params, client.keys.key_tag, 2)
+        for kind, payload in client.payloads:
+            self.ev.load_key(kind, payload)
         self.ev.finish_keys(STEPS)
 
     def encrypt(self, vector: NDArray[np.float64], level: int) -> Ciphertext:
@@ -70,21 +69,41 @@ class OpenFhe:
 
     def true_level(self, ct: Ciphertext) -> int:
         value = ct.payload.value
+        if isinstance(self.ev, NativeEvaluator):
+            return int(value.parts[0].q_limbs - value.degree)
         return int(self.params.top_level + 1 - value.GetLevel() - value.GetNoiseScaleDeg())
 
 
-Backend = Plain | OpenFhe
-BACKENDS: dict[str, Callable[[Parameters], Backend]] = {"plain": Plain, "openfhe": OpenFhe}
+class Client:
+    """One client's keys, as the payloads that a server gets."""
+
+    def __init__(self, params: Parameters) -> None:
+        self.params = params
+        self.keys = KeySet.generate(params)
+        blobs = [(Kind.MULT_KEY, self.keys.mult_key_blob())]
+        blobs += [(Kind.ROTATION_KEYS, blob) for _, blob in self.keys.rotation_key_blobs(STEPS)]
+        self.payloads = [(kind, bytes(unframe(blob, kind, params.digest))) for kind, blob in blobs]
+
+
+Backend = Plain | Real
+RealEvaluator = OpenFheEvaluator | NativeEvaluator
+REAL: dict[str, Callable[[Parameters, str, int], RealEvaluator]] = {
+    "native": NativeEvaluator,
+    "openfhe": OpenFheEvaluator,
+}
+BACKENDS = ("plain", *REAL)
 
 
 @pytest.fixture(scope="module")
 def backends() -> Iterator[dict[str, Backend]]:
-    made = {name: make(preset(TEST_PRESET)) for name, make in BACKENDS.items()}
-    yield made
-    cast(OpenFhe, made["openfhe"]).ev.close()
+    client = Client(preset(TEST_PRESET))
+    real = {name: Real(client, make) for name, make in REAL.items()}
+    yield {"plain": Plain(client.params), **real}
+    for backend in real.values():
+        backend.ev.close()
 
 
-@pytest.fixture(params=sorted(BACKENDS))
+@pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest, backends: dict[str, Backend]) -> Backend:
     chosen = backends[request.param]
     chosen.ev.counts.clear()
@@ -402,12 +421,13 @@ BINARY: dict[str, Callable[[Evaluator, Ciphertext, Ciphertext], Ciphertext]] = {
 INSTRUCTION = st.tuples(st.sampled_from([*UNARY, *BINARY]), st.integers(0, 99), st.integers(0, 99))
 
 
+@pytest.mark.parametrize("name", REAL)
 @settings(max_examples=15)
 @given(program=st.lists(INSTRUCTION, min_size=1, max_size=12), levels=st.tuples(st.integers(3, 23), st.integers(3, 23)))
 def test_random_circuits_agree(
-    backends: dict[str, Backend], program: list[tuple[str, int, int]], levels: tuple[int, int]
+    backends: dict[str, Backend], name: str, program: list[tuple[str, int, int]], levels: tuple[int, int]
 ) -> None:
-    oracle, other = backends["plain"], backends["openfhe"]
+    oracle, other = backends["plain"], backends[name]
     rng = np.random.default_rng(5)
     vectors = [rng.uniform(-1, 1, oracle.params.slots) for _ in levels]
     values: dict[Backend, list[Ciphertext]] = {}
@@ -416,11 +436,11 @@ def test_random_circuits_agree(
         ev = backend.ev
         ev.counts.clear()
         values[backend] = cts = [backend.encrypt(v, level) for v, level in zip(vectors, levels, strict=True)]
-        for name, i, j in program:
+        for operation, i, j in program:
             a, b = cts[i % len(cts)], cts[j % len(cts)]
             if min(a.level, b.level) < 1:
                 continue
-            result = UNARY[name](ev, a) if name in UNARY else BINARY[name](ev, a, b)
+            result = UNARY[operation](ev, a) if operation in UNARY else BINARY[operation](ev, a, b)
             # Growth without bound would measure the message space and not the agreement.
             cts.append(ev.mul_scalar(result, 0.5) if result.level else result)
         counts[backend] = dict(ev.counts)
