@@ -23,6 +23,7 @@ from hetal.kernels.clear import ClearResult, train_clear, with_bias
 from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
 from hetal.protocol.job import SoftmaxSpec
+from hetal.server.config import BACKENDS
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -59,6 +60,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("demo", help="train on encrypted data against a server on this machine")
     parser.add_argument("--dataset", choices=sorted(RECIPES), default="breast_cancer")
     parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
+    parser.add_argument("--backend", choices=BACKENDS, help="of the server; default: native where it is built")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("hetal-demo"), metavar="DIR", help="plot, model, server log")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -98,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _train(args: argparse.Namespace, recipe: Recipe, data: Dataset) -> TrainedJob:
     insecure = not preset(args.preset).secure
-    async with local_server(allow_insecure=insecure, log=args.out / "server.log") as address:
+    async with local_server(allow_insecure=insecure, backend=args.backend, log=args.out / "server.log") as address:
         with progress_output() as progress:
             async with Client(address) as client:
                 return await client.train(

@@ -17,7 +17,9 @@ START_S = 60
 
 
 @asynccontextmanager
-async def local_server(*, allow_insecure: bool, log: Path | None = None) -> AsyncIterator[str]:
+async def local_server(
+    *, allow_insecure: bool, backend: str | None = None, log: Path | None = None
+) -> AsyncIterator[str]:
     """Yields the address of a ``hetal serve`` that ends, data and all, with the block."""
     with tempfile.TemporaryDirectory(prefix="hetal-serve-") as directory:
         log_path = log or Path(directory) / "serve.log"
@@ -26,6 +28,7 @@ async def local_server(*, allow_insecure: bool, log: Path | None = None) -> Asyn
                 sys.executable,
                 *("-m", "hetal.cli.main", "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{directory}/data"),
                 *(("--allow-insecure",) if allow_insecure else ()),
+                *(("--backend", backend) if backend else ()),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetal import limits
 from hetal.server.app import serve
-from hetal.server.config import ServerConfig, parse_address
+from hetal.server.config import BACKENDS, ServerConfig, parse_address
 from hetal.server.log import configure
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--jobs-running", type=int, default=limits.JOBS_RUNNING_MAX, metavar="N")
     parser.add_argument("--worker-memory-gib", type=float, metavar="G", help="address space of one worker")
     parser.add_argument("--threads", type=int, metavar="N", help="of one worker; one per core when left out")
+    parser.add_argument("--backend", choices=BACKENDS, help="default: the native engine where it is built")
     parser.add_argument("--client-wait-s", type=float, default=limits.CLIENT_WAIT_S, metavar="S")
     parser.add_argument("--log-json", action="store_true", help="log lines as JSON objects")
     parser.set_defaults(run=run)
@@ -48,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
         jobs_running=args.jobs_running,
         worker_memory_gib=args.worker_memory_gib,
         threads=args.threads,
+        backend=args.backend,
         client_wait_s=args.client_wait_s,
         log_json=args.log_json,
     )

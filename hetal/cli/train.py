@@ -21,6 +21,7 @@ from hetal.client.keys import KeySet
 from hetal.client.session import Client, TrainedJob
 from hetal.errors import InputError
 from hetal.protocol.job import SoftmaxSpec
+from hetal.server.config import BACKENDS
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -45,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_training_options(parser)
     out = parser.add_argument_group("output")
     out.add_argument("--server", metavar="HOST:PORT", help="without it a server is started on this machine")
+    out.add_argument("--backend", choices=BACKENDS, help="of a server started here; default: native where it is built")
     out.add_argument("--model-out", type=Path, default=Path("model.npz"), metavar="FILE")
     out.add_argument("--keep-keys", type=Path, metavar="FILE", help="save the secret key there (mode 0600)")
     out.add_argument(
@@ -146,9 +148,11 @@ async def _train(args: argparse.Namespace, data: Dataset) -> TrainedJob:
     if args.resume is not None:
         return await _resume(args, data)
     if args.server is not None:
+        if args.backend is not None:
+            raise InputError("--backend is of a server started here; one at --server has chosen its own")
         return await _train_at(args.server, args, data)
     print("no --server: starting one on this machine for this training", file=sys.stderr)
-    async with local_server(allow_insecure=not preset(args.preset).secure) as address:
+    async with local_server(allow_insecure=not preset(args.preset).secure, backend=args.backend) as address:
         return await _train_at(address, args, data)
 
 

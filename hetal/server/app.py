@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -55,6 +56,10 @@ class Server:
             BackendError: another server uses the data directory.
         """
         config.check()
+        backend = config.chosen_backend()
+        if config.backend is None and backend == "openfhe":
+            event("the native engine is not built; OpenFHE computes, many times slower")
+        config = replace(config, backend=backend)
         store = await in_thread(Store, config.data_dir)
         jobs = Jobs(store, config)
         uploads = Uploads(store, jobs)
@@ -74,7 +79,7 @@ class Server:
         await rpc.start()
         for service in ("", SERVICE):
             await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-        event("server started", host=config.host, port=port, insecure=config.allow_insecure)
+        event("server started", host=config.host, port=port, backend=backend, insecure=config.allow_insecure)
         return cls(port, store, jobs, predictor, rpc, health_servicer)
 
     async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from hetal import limits
+from hetal import limits, native
 from hetal.errors import InputError
+
+BACKENDS: Final = ("native", "openfhe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +23,7 @@ class ServerConfig:
         jobs_running: workers at a time; further jobs queue.
         worker_memory_gib: address space of one worker; None for no limit.
         threads: of one worker; None for one per core.
+        backend: one of ``BACKENDS``; None for the native engine where it is built, else OpenFHE.
         client_wait_s: how long an epoch may stay unanswered.
         log_json: log lines as JSON objects.
     """
@@ -31,11 +35,26 @@ class ServerConfig:
     jobs_running: int = limits.JOBS_RUNNING_MAX
     worker_memory_gib: float | None = None
     threads: int | None = None
+    backend: str | None = None
     client_wait_s: float = limits.CLIENT_WAIT_S
     log_json: bool = False
 
+    def chosen_backend(self) -> str:
+        """The backend of this server's workers.
+
+        Raises:
+            BackendError: the native engine was asked for and is not built.
+        """
+        if self.backend is None:
+            return "native" if native.available() else "openfhe"
+        if self.backend == "native":
+            native.load_engine()
+        return self.backend
+
     def check(self) -> None:
         """Raise an :class:`InputError` where an option is out of its range."""
+        if self.backend not in (None, *BACKENDS):
+            raise InputError(f"no backend {self.backend!r}; there are {', '.join(BACKENDS)}")
         if not 0 <= self.port <= 65_535:
             raise InputError(f"port {self.port} is outside 0..65535")
         if not 1 <= self.jobs_running <= 1_000:

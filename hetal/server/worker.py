@@ -28,6 +28,7 @@ from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX
 from hetal.errors import BackendError, HetalError, IntegrityError, MissingBlobError
 from hetal.protocol.job import KEYS_MULT
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
+from hetal.server.config import BACKENDS
 from hetal.server.log import configure, event
 from hetal.server.store.files import result_file, write_atomically
 
@@ -46,10 +47,11 @@ ReadBlob = Callable[[str], bytes]
 class Worker:
     """Serves the commands of one front."""
 
-    def __init__(self, commands: Iterator[Record], out: TextIO, threads: int) -> None:
+    def __init__(self, commands: Iterator[Record], out: TextIO, threads: int, backend: str) -> None:
         self._commands = commands
         self._out = out
         self._threads = threads
+        self._backend = backend
 
     def serve(self) -> None:
         """Work until the front closes the pipe. The first error ends the worker."""
@@ -150,11 +152,6 @@ class Worker:
     def _trainer(self, command: Record) -> tuple[Trainer, CheckedManifest]:
         manifest = pb.Manifest.FromString(base64.b64decode(command["manifest"]))
         checked = manifest_from_proto(manifest, allow_insecure=True)
-        # OpenMP reads it once, when OpenFHE is imported: at small rings the evaluator shares out ciphertexts instead.
-        small = checked.job.parameters.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
-        os.environ["OMP_NUM_THREADS"] = "1" if small else str(self._threads)
-        # The front starts its health check and its uploads without OpenFHE; only workers load it, inside their limits.
-        from hetal.kernels.backends.openfhe import OpenFheEvaluator
         from hetal.server.trainer import Trainer
 
         blobs: dict[str, str] = command["blobs"]
@@ -164,10 +161,24 @@ class Worker:
                 raise MissingBlobError(f"the job has no blob {name}")
             return Path(blobs[name]).read_bytes()
 
-        evaluator = OpenFheEvaluator(checked.job.parameters, checked.key_tag, self._threads)
+        evaluator = self._evaluator(checked)
         trainer = Trainer(evaluator, evaluator, checked.job, read_blob)
         self._load_keys(evaluator, trainer, checked, read_blob, sorted(blobs))
         return trainer, checked
+
+    def _evaluator(self, checked: CheckedManifest) -> Any:
+        """Of the chosen backend. Only workers load it, inside their limits; a front does without."""
+        params = checked.job.parameters
+        if self._backend == "native":
+            from hetal.kernels.backends.native import NativeEvaluator
+
+            return NativeEvaluator(params, checked.key_tag, self._threads)
+        # OpenMP reads it once, when OpenFHE is imported: at small rings the evaluator shares out ciphertexts instead.
+        small = params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
+        os.environ["OMP_NUM_THREADS"] = "1" if small else str(self._threads)
+        from hetal.kernels.backends.openfhe import OpenFheEvaluator
+
+        return OpenFheEvaluator(params, checked.key_tag, self._threads)
 
     def _load_keys(
         self, evaluator: Any, trainer: Trainer, checked: CheckedManifest, read_blob: ReadBlob, names: list[str]
@@ -186,7 +197,8 @@ class Worker:
                 iterations_max=len(rotations) + 1,
                 seconds_per_iteration=0.0,
             )
-            evaluator.load_key(kind, bytes(unframe(read_blob(name), kind, digest)))
+            payload = bytes(unframe(read_blob(name), kind, digest))
+            evaluator.load_key(kind, payload, trainer.plan.rotation_levels)
         evaluator.finish_keys(trainer.plan.rotations)
         gc.collect()
 
@@ -199,6 +211,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="hetal.server.worker")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument("--memory-bytes", type=int)
     arguments = parser.parse_args()
     _die_with(arguments.parent)
@@ -209,7 +222,7 @@ def main() -> int:
     # Libraries that write to standard output must not write into the protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    Worker(map(json.loads, sys.stdin), out, arguments.threads).serve()
+    Worker(map(json.loads, sys.stdin), out, arguments.threads, arguments.backend).serve()
     return 0
 
 

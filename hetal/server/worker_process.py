@@ -26,14 +26,16 @@ class WorkerProcess:
     @classmethod
     async def start(cls, config: ServerConfig) -> WorkerProcess:
         threads = config.threads if config.threads is not None else (os.cpu_count() or 1)
-        arguments = ["--parent", str(os.getpid()), "--threads", str(threads)]
+        backend = config.chosen_backend()
+        arguments = ["--parent", str(os.getpid()), "--threads", str(threads), "--backend", backend]
         if config.worker_memory_gib is not None:
             arguments += ["--memory-bytes", str(int(config.worker_memory_gib * limits.GIB))]
         environment = {
             **os.environ,
-            # Spinning threads beside other processes cost threefold (docs/parameters.md).
+            # Spinning threads beside other processes cost threefold (docs/parameters.md). The engine's parallel parts
+            # follow each other within microseconds: a wait as short as that is worth spinning.
             "OMP_WAIT_POLICY": "PASSIVE",
-            "GOMP_SPINCOUNT": "0",
+            "GOMP_SPINCOUNT": "20000" if backend == "native" else "0",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         process = await asyncio.create_subprocess_exec(

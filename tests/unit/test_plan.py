@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -117,25 +118,60 @@ def test_momentum_schedule() -> None:
     assert momentum(7, nesterov=False) == 0.0
 
 
-def test_rotation_levels_are_the_highest_of_a_training() -> None:
-    for name in PRESETS:
-        spec = job(name)
-        chosen = plan(spec)
-        assert set(chosen.rotation_levels) == set(chosen.rotations)
-        top = spec.parameters.top_level
-        assert all(0 <= level < top for level in chosen.rotation_levels.values())
+class HighestRotations(CountingEvaluator):
+    """Notes the highest level of each rotation; a hoisted one counts like any other."""
 
-        class Watching(CountingEvaluator):
-            allowed = chosen.rotation_levels
+    def __init__(self, spec: JobSpec) -> None:
+        super().__init__(level_model(spec.parameters))
+        self.highest: dict[int, int] = {}
 
-            def _rotate(self, a: Ciphertext, steps: int) -> None:
-                assert a.level <= self.allowed[steps]
+    def _rotate(self, a: Ciphertext, steps: int) -> None:
+        self.highest[steps] = max(a.level, self.highest.get(steps, 0))
 
-        ev = Watching(level_model(spec.parameters))
-        ev.schedule = chosen.schedule
-        weights = ev.encrypt(level=chosen.weights_level)
-        state = State([weights], [weights])
-        for step in range(4):
-            x, y = ev.encrypt(level=chosen.x_level), ev.encrypt(level=chosen.y_level)
-            state = iterate(ev, spec, chosen.layout, state, [[x]], [y], step=step, rows=50)
-            evaluate(ev, spec, chosen.layout, [[ev.encrypt(level=chosen.validation_level)]], state.weights)
+    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
+        for count in steps:
+            self._rotate(a, count)
+        return [None] * len(steps)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+@pytest.mark.parametrize(
+    ("classes", "features", "batch", "rows", "validation"),
+    [(3, 12, 50, 100, 20), (2, 1, 40, 40, 40), (5, 300, 700, 1500, 900), (7, 40, 64, 65, 1)],
+    ids=["one block", "one feature", "several blocks", "last batch of one"],
+)
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
+    name: str, classes: int, features: int, batch: int, rows: int, validation: int, nesterov: bool
+) -> None:
+    spec = job(
+        name,
+        classes=classes,
+        features=features,
+        batch_size=batch,
+        train_samples=rows,
+        validation_samples=validation,
+        nesterov=nesterov,
+    )
+    chosen = plan(spec)
+    ev = HighestRotations(spec)
+    ev.schedule = chosen.schedule
+    columns = chosen.layout.column_blocks(spec.columns)
+
+    def fresh(blocks: int, level: int) -> list[list[Ciphertext]]:
+        return [[ev.encrypt(level=level) for _ in range(columns)] for _ in range(blocks)]
+
+    (weights,) = fresh(1, chosen.weights_level)
+    state = State(weights, weights)
+    for step in range(2 * spec.batches + 1):
+        samples = spec.batch_rows(step % spec.batches)
+        blocks = chosen.layout.row_blocks(samples)
+        y = [ev.encrypt(level=chosen.y_level) for _ in range(blocks)]
+        state = iterate(ev, spec, chosen.layout, state, fresh(blocks, chosen.x_level), y, step=step, rows=samples)
+        x = fresh(chosen.layout.row_blocks(validation), chosen.validation_level)
+        evaluate(ev, spec, chosen.layout, x, state.weights)
+    (model,) = fresh(1, chosen.validation_level)
+    evaluate(ev, spec, chosen.layout, fresh(1, chosen.validation_level), model)
+
+    assert tuple(sorted(ev.highest)) == chosen.rotations
+    assert ev.highest == chosen.rotation_levels

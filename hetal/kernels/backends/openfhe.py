@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock, local
 from typing import Any, TypeVar
@@ -82,8 +82,12 @@ class OpenFheEvaluator(Evaluator):
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    def load_key(self, kind: Kind, payload: bytes) -> None:
+    def load_key(self, kind: Kind, payload: bytes, levels: Mapping[int, int] | None = None) -> None:
         """Take one payload of evaluation keys, checked byte by byte before OpenFHE sees it.
+
+        Args:
+            levels: the highest level at which each rotation is made, for backends that can keep smaller keys. OpenFHE
+                keeps them whole.
 
         Raises:
             IntegrityError: the bytes are no evaluation keys of this job, or hold a key that is loaded already.
