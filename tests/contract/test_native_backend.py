@@ -15,7 +15,7 @@ from hetal import limits
 from hetal.ckks.framing import Kind, unframe
 from hetal.ckks.objects import ciphertext_limbs, expected_for, rotation_key_limbs
 from hetal.ckks.parameters import Parameters, check
-from hetal.ckks.presets import TEST_PRESET, preset
+from hetal.ckks.presets import PRESETS, TEST_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.errors import (
     CiphertextFormatError,
@@ -343,6 +343,58 @@ def test_sums_of_different_scales_are_refused_with_both(shared: NativeEvaluator,
     with pytest.raises(ScaleError) as caught:
         shared.add(ct, other)
     assert repr(value.scale) in caught.value.message and repr(value.scale * (1 + 1e-9)) in caught.value.message
+
+
+def test_every_result_has_the_canonical_scale_of_its_limbs(shared: NativeEvaluator, material: Material) -> None:
+    """So that OpenFHE and later sums take it without an adjustment."""
+    ev = shared
+    a, b = ev.load(material.keys.encrypt(vector(), 11)), ev.load(material.keys.encrypt(vector(), 7))
+    product = ev.mul(a, b)
+    for ct in (
+        a,
+        product,
+        ev.mul_no_relin(product, product),
+        ev.relinearize(ev.mul_no_relin(a, product)),
+        ev.mul_plain(product, vector()),
+        ev.mul_scalar(ev.mul_scalar(a, 0.3), 0.3),
+        ev.add(a, product),
+        ev.drop(a, 2),
+        ev.drop(ev.mul_scalar(a, 0.3), 2),
+        ev.rotate(ev.mul_scalar(b, 0.3), 1),
+        ev.conjugate(b),
+        ev.bootstrap(a),
+    ):
+        value = ct.payload.value
+        assert value.level == ct.level
+        canonical = ev.scheme.canonical_scale(value.limbs, value.degree)
+        assert value.scale == pytest.approx(canonical, rel=2.0**-44)
+
+
+@pytest.mark.parametrize("name", ["default", "deep"])
+def test_the_chains_of_the_large_presets_in_a_small_ring(name: str) -> None:
+    """Several digits, a last one that is shorter, and primes below 2^50."""
+    params = check(replace(PRESETS[name], name="insecure-other", log2_ring_dimension=11))
+    keys = KeySet.generate(params)
+    ev = NativeEvaluator(params, keys.key_tag)
+    ev.load_key(Kind.MULT_KEY, bytes(unframe(keys.mult_key_blob(), Kind.MULT_KEY, params.digest)))
+    for _, blob in keys.rotation_key_blobs([77]):
+        ev.load_key(Kind.ROTATION_KEYS, bytes(unframe(blob, Kind.ROTATION_KEYS, params.digest)))
+    ev.finish_keys([77])
+
+    def error(ct: Ciphertext, want: NDArray[np.float64]) -> float:
+        return float(np.abs(keys.decrypt(ev.dump(ct)) - want).max())
+
+    x = vector()
+    for level in (params.top_level, 15, 8, 7, 6, 1):
+        a = ev.load(keys.encrypt(x, level))
+        assert error(ev.mul(a, a), x * x) < 2.0**-27
+        assert error(ev.rotate(a, 77), np.roll(x, -77)) < 2.0**-27
+        assert error(ev.conjugate(a), x) < 2.0**-27
+        assert error(ev.mul_plain(a, x), x * x) < 2.0**-27
+        assert error(ev.drop(a, level - 1), x) < 2.0**-27
+    refreshed = ev.bootstrap(ev.load(keys.encrypt(x, params.bootstrap_input_level)))
+    assert refreshed.level == params.bootstrap_output_level
+    assert error(refreshed, x) < 2.0**-20
 
 
 # -- the twin ---------------------------------------------------------------------------------------------------------
