@@ -146,13 +146,23 @@ class Ring:
         """:meth:`mod_down` of both, sharing the threads better than one after the other."""
     def raise_modulus(self, a: Poly, q_limbs: int) -> Poly:
         """The centred representative modulo q_0 of a polynomial of one limb, modulo q_limbs primes."""
-    def switch(self, a: Poly, keys: Sequence[Key], indices: Sequence[int]) -> list[tuple[Poly, Poly]]:
+    def switch(
+        self,
+        a: Poly,
+        keys: Sequence[Key],
+        indices: Sequence[int],
+        before: tuple[Poly | None, Poly | None] | None = None,
+        after: Sequence[tuple[Poly, Poly]] | None = None,
+    ) -> list[tuple[Poly, Poly]]:
         """Key-switch ``a`` with each key, decomposed once (hoisting), then apply the automorphism ``indices[i]`` (1 for
         none) to both parts.
 
         The results are over Q and P (p_limbs = the keys'), P times the switched value: (b, a) with
         b + a*s_new = P * a * s_old + noise; :meth:`mod_down` finishes. All keys have the same p_limbs and at least
         a.q_limbs limbs.
+
+        ``before`` is added to both parts before the automorphism: polynomials over Q and P, or over Q alone, for P
+        times which they stand. ``after[i]``, over Q and P, is added to the pair ``i`` after it.
         """
     def transform(
         self, parts: Sequence[tuple[Poly, Poly]], diagonals: Sequence[Sequence[Poly | None]]

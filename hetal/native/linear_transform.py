@@ -81,32 +81,28 @@ class LinearTransform:
         for start in reversed(range(0, len(self._rows), ROWS_AT_ONCE)):
             group = self._rows[start : start + ROWS_AT_ONCE]
             for inner in reversed(self.ring.transform(parts, group)):
-                total = inner if total is None else self._sum(self._turned(total, keys[self._giant]), inner)
+                total = inner if total is None else self._turned(total, keys[self._giant], inner)
         result: Pair = self.ring.mod_down_pair(total, 1)
         return result
 
     def _rotated(self, a: Pair, keys: Mapping[int, Key]) -> list[Pair]:
         """P times the input's rotations by all baby steps, modulo Q * P."""
         ring = self.ring
-        extended = ring.extend(a[0], self.p_limbs)
         moved = [index for index in self._babies if index != 1]
-        switched = iter(ring.switch(a[1], [keys[index] for index in moved], moved))
-        parts = []
+        switched = iter(ring.switch(a[1], [keys[index] for index in moved], moved, (a[0], None)))
+        parts: list[Pair] = []
         for index in self._babies:
             if index == 1:
-                parts.append((extended, ring.extend(a[1], self.p_limbs)))
+                parts.append((ring.extend(a[0], self.p_limbs), ring.extend(a[1], self.p_limbs)))
             else:
-                b, x = next(switched)
-                parts.append((ring.add(b, ring.automorphism(extended, index)), x))
+                parts.append(next(switched))
         return parts
 
-    def _turned(self, total: Pair, key: Key) -> Pair:
-        """A sum modulo Q * P, rotated by a giant step."""
-        b, x = self.ring.switch(self.ring.mod_down(total[1]), [key], [self._giant])[0]
-        return self.ring.add(b, self.ring.automorphism(total[0], self._giant)), x
-
-    def _sum(self, a: Pair, b: Pair) -> Pair:
-        return self.ring.add(a[0], b[0]), self.ring.add(a[1], b[1])
+    def _turned(self, total: Pair, key: Key, inner: Pair) -> Pair:
+        """A sum modulo Q * P, rotated by a giant step, and the next inner sum."""
+        second = self.ring.mod_down(total[1])
+        rotated: Pair = self.ring.switch(second, [key], [self._giant], (total[0], None), [inner])[0]
+        return rotated
 
     def _encoded(self, diagonal: np.ndarray[Any, Any], scale: float) -> Poly:
         slots = max(len(diagonal), COEFFICIENTS_MIN // 2)

@@ -273,7 +273,14 @@ class Ring:
         targets = self._basis(q_limbs, 0)
         return Poly(targets.forward(targets.reduce(basis.centred(basis.inverse(a.words)))), q_limbs, 0)
 
-    def switch(self, a: Poly, keys: Sequence[Key], indices: Sequence[int]) -> list[tuple[Poly, Poly]]:
+    def switch(
+        self,
+        a: Poly,
+        keys: Sequence[Key],
+        indices: Sequence[int],
+        before: tuple[Poly | None, Poly | None] | None = None,
+        after: Sequence[tuple[Poly, Poly]] | None = None,
+    ) -> list[tuple[Poly, Poly]]:
         _require(a.p_limbs == 0, "the polynomial must have no special limbs")
         _require(len(keys) == len(indices), "one automorphism for each key is needed")
         basis = self._same(a)
@@ -291,17 +298,30 @@ class Ring:
             digit = targets.forward(convert(basis.select(own), coefficients[own], targets, exact=False))
             digit[own] = a.words[own]
             digits.append(digit)
+        _require(after is None or len(after) == len(keys), "one addend for each key is needed")
+        addends = [self._extended(x, a.q_limbs, p_limbs) for x in before or (None, None)]
         results = []
-        for key, index in zip(keys, indices, strict=True):
+        for number, (key, index) in enumerate(zip(keys, indices, strict=True)):
             rows = [*range(a.q_limbs), *range(key.q_limbs, key.q_limbs + p_limbs)]
             pair = []
-            for half in (key.b, key.a):
+            for part, half in enumerate((key.b, key.a)):
                 total = np.zeros_like(digits[0])
-                for number, digit in enumerate(digits):
-                    total = targets.add(total, targets.multiply(digit, half[number][rows]))
-                pair.append(Poly(total[:, self._permutation(index)], a.q_limbs, p_limbs))
+                for digit, words in zip(digits, half, strict=False):
+                    total = targets.add(total, targets.multiply(digit, words[rows]))
+                addend = addends[part]
+                if addend is not None:
+                    total = targets.add(total, addend.words)
+                moved = Poly(total[:, self._permutation(index)], a.q_limbs, p_limbs)
+                pair.append(self.add(moved, after[number][part]) if after is not None else moved)
             results.append((pair[0], pair[1]))
         return results
+
+    def _extended(self, a: Poly | None, q_limbs: int, p_limbs: int) -> Poly | None:
+        """Over Q and P: as it is, or P times a polynomial over Q alone."""
+        if a is None:
+            return None
+        _require(a.q_limbs == q_limbs and a.p_limbs in (0, p_limbs), f"an addend of {a.q_limbs} + {a.p_limbs} limbs")
+        return a if a.p_limbs else self.extend(a, p_limbs)
 
     def transform(
         self, parts: Sequence[tuple[Poly, Poly]], diagonals: Sequence[Sequence[Poly | None]]

@@ -184,12 +184,7 @@ class Scheme:
         if self.relinearization is None:
             raise MissingKeyError("no relinearisation key")
         key = self.relinearization
-        switched = self.ring.switch(a.parts[2], [key], [1])[0]
-        # P times the first two parts, beside P times what the third has become.
-        sums = tuple(
-            self.ring.add(self.ring.extend(part, key.p_limbs), added)
-            for part, added in zip(a.parts[:2], switched, strict=True)
-        )
+        sums = self.ring.switch(a.parts[2], [key], [1], a.parts[:2])[0]
         if a.degree == 1:
             return Ct(tuple(self.ring.mod_down_pair(sums)), a.scale, 1)
         return Ct(tuple(self.ring.mod_down_pair(sums, 1)), a.scale / float(self.moduli[a.limbs - 1]), 1)
@@ -273,11 +268,9 @@ class Scheme:
         # One decomposition serves keys over the same special primes.
         for p_limbs in sorted({key.p_limbs for key in keys}):
             chosen = [i for i, key in enumerate(keys) if key.p_limbs == p_limbs]
-            switched = self.ring.switch(a.parts[1], [keys[i] for i in chosen], [indices[i] for i in chosen])
-            for i, pair in zip(chosen, switched, strict=True):
-                b, x = self.ring.mod_down_pair(pair)
-                moved = self.ring.automorphism(a.parts[0], indices[i])
-                results[i] = Ct((self.ring.add(moved, b), x), a.scale, a.degree)
+            wanted = [keys[i] for i in chosen], [indices[i] for i in chosen]
+            for i, pair in zip(chosen, self.ring.switch(a.parts[1], *wanted, (a.parts[0], None)), strict=True):
+                results[i] = Ct(self.ring.mod_down_pair(pair), a.scale, a.degree)
         return [results[i] for i in range(len(keys))]
 
     # -- helpers ------------------------------------------------------------------------------------------------------

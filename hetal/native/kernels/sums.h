@@ -152,11 +152,36 @@ HETAL_HD void convert(const Conversion &c, long n) {
   }
 }
 
-// (sum_i digit[i] * b[i], sum_i digit[i] * a[i]), each then moved by the permutation, if any.
+// What a key switch adds to the two halves of its result; null for nothing.
+struct Addends {
+  const double *before[2];  // times `factor`, before the permutation
+  u64 factor;
+  const double *after[2];  // after it
+};
+
+// Eight words plus a factor times eight others.
+template <class V>
+HETAL_HD void add_block(const Limb &m, double *block, const double *more, u64 factor) {
+  if (m.wide) {
+    for (int k = 0; k < 8; ++k) {
+      const u64 x = factor == 1 ? words(more)[k] : m.integer.multiply(words(more)[k], factor);
+      words(block)[k] = m.integer.add(words(block)[k], x);
+    }
+    return;
+  }
+  const Narrow<V> f(m.p, m.inverse);
+  const V w = splat<V>(centred(factor, m.modulus));
+  for (int k = 0; k < 8; k += Lanes<V>::count) {
+    const V x = load<V>(more + k);
+    store(block + k, f.reduce(load<V>(block + k) + (factor == 1 ? x : f.multiply(x, w))));
+  }
+}
+
+// (sum_i digit[i] * b[i], sum_i digit[i] * a[i]) with the addends, each moved by the permutation, if any.
 template <class V>
 HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit, const double *const *b,
                             const double *const *a, double *out_b, double *out_a, const Permutation *permutation,
-                            long n) {
+                            const Addends &addends, long n) {
   constexpr int W = Lanes<V>::count, PER_BLOCK = 8 / W;
   const Narrow<V> f(m.p, m.inverse);
   const int log2_group = accumulator_log2_terms(2 * m.bits), group = 1 << log2_group;
@@ -199,8 +224,12 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
         store(block_a + W * u, total_a[u]);
       }
     }
+    if (addends.before[0]) add_block<V>(m, block_b, addends.before[0] + j, addends.factor);
+    if (addends.before[1]) add_block<V>(m, block_a, addends.before[1] + j, addends.factor);
+    long at = j;
     if (permutation) {
       const u32 target = permutation->targets[j / 8];
+      at = target & ~7u;
       scatter(out_b, block_b, target, *permutation);
       scatter(out_a, block_a, target, *permutation);
     } else
@@ -208,6 +237,8 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
         store(out_b + j + k, load<V>(block_b + k));
         store(out_a + j + k, load<V>(block_a + k));
       }
+    if (addends.after[0]) add_block<V>(m, out_b + at, addends.after[0] + at, 1);
+    if (addends.after[1]) add_block<V>(m, out_a + at, addends.after[1] + at, 1);
   }
 }
 

@@ -762,7 +762,9 @@ const Ring::Decomposition &Ring::decomposition(int q_limbs, int p_limbs) {
 }
 
 std::vector<Pair> Ring::switch_keys(const Poly &a, const std::vector<const Key *> &keys,
-                                    const std::vector<long> &indices) {
+                                    const std::vector<long> &indices,
+                                    std::pair<const Poly *, const Poly *> before,
+                                    const std::vector<std::pair<const Poly *, const Poly *>> &after) {
   same_shape(a, a);
   if (a.p_limbs) refuse("the polynomial must have no special limbs");
   if (keys.size() != indices.size()) refuse("one automorphism for each key is needed");
@@ -773,6 +775,23 @@ std::vector<Pair> Ring::switch_keys(const Poly &a, const std::vector<const Key *
     if (key->p_limbs != p_limbs || key->q_limbs < q_limbs || (int)key->b.size() < digits)
       refuse("a key of " + text(key->q_limbs) + " + " + text(key->p_limbs) + " limbs for a polynomial of " +
              text(q_limbs) + " limbs, beside keys of " + text(p_limbs) + " special limbs");
+  const Poly *first_addends[2] = {before.first, before.second};
+  for (const Poly *x : first_addends)
+    if (x) {
+      check(*x);
+      if (x->q_limbs != q_limbs || (x->p_limbs && x->p_limbs != p_limbs) || x->log2_run)
+        refuse("an addend of " + text(x->q_limbs) + " + " + text(x->p_limbs) + " limbs");
+    }
+  if (before.first && before.second && before.first->p_limbs != before.second->p_limbs)
+    refuse("both addends have special limbs, or none has");
+  if (!after.empty() && after.size() != keys.size()) refuse("one addend for each key is needed");
+  for (auto &pair : after)
+    for (const Poly *x : {pair.first, pair.second}) {
+      check(*x);
+      if (x->q_limbs != q_limbs || x->p_limbs != p_limbs || x->log2_run)
+        refuse("an addend of " + text(x->q_limbs) + " + " + text(x->p_limbs) + " limbs");
+    }
+  const auto special = basis(0, p_limbs);
   std::vector<const Permutation *> moves;
   for (long index : indices) moves.push_back(index == 1 ? nullptr : &permutation(index));
   const Decomposition &plan = decomposition(q_limbs, p_limbs);
@@ -824,8 +843,23 @@ std::vector<Pair> Ring::switch_keys(const Poly &a, const std::vector<const Key *
           b[d] = keys[k]->b[d].limb(limb_of_key);
           x[d] = keys[k]->a[d].limb(limb_of_key);
         }
-        kernels.inner_product(t < q_limbs ? q_[t] : p_[t - q_limbs], digits, &digit[(t - first) * digits], b.data(),
-                              x.data(), out[k].first.limb(t), out[k].second.limb(t), moves[k], dimension);
+        const Limb &m = t < q_limbs ? q_[t] : p_[t - q_limbs];
+        Addends addends{};
+        addends.factor = 1;
+        for (int h = 0; h < 2; ++h) {
+          const Poly *more = first_addends[h];
+          // Without special limbs, P times the addend is meant, which is 0 modulo P.
+          if (!more || (t >= q_limbs && !more->p_limbs)) continue;
+          addends.before[h] = more->limb(t);
+        }
+        for (int h = 0; h < 2; ++h)
+          if (addends.before[h] && !first_addends[h]->p_limbs) addends.factor = product_mod(special, nullptr, m.modulus);
+        if (!after.empty()) {
+          addends.after[0] = after[k].first->limb(t);
+          addends.after[1] = after[k].second->limb(t);
+        }
+        kernels.inner_product(m, digits, &digit[(t - first) * digits], b.data(), x.data(), out[k].first.limb(t),
+                              out[k].second.limb(t), moves[k], addends, dimension);
       }
   });
   return out;

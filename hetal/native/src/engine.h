@@ -68,7 +68,10 @@ class Ring {
 
   std::vector<Poly> mod_down(const std::vector<const Poly *> &a, int drop);
   Poly raise_modulus(const Poly &a, int q_limbs);
-  std::vector<Pair> switch_keys(const Poly &a, const std::vector<const Key *> &keys, const std::vector<long> &indices);
+  // `before`: two polynomials or null; `after`: none, or a pair for each key.
+  std::vector<Pair> switch_keys(const Poly &a, const std::vector<const Key *> &keys, const std::vector<long> &indices,
+                                std::pair<const Poly *, const Poly *> before,
+                                const std::vector<std::pair<const Poly *, const Poly *>> &after);
   std::vector<Pair> transform(const std::vector<std::pair<const Poly *, const Poly *>> &parts,
                               const std::vector<std::vector<const Poly *>> &diagonals);
 

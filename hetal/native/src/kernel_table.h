@@ -28,7 +28,7 @@ struct Kernels {
   void (*export_words)(const Limb &, unsigned char *, const double *, long);
   void (*convert)(const Conversion &, long);
   void (*inner_product)(const Limb &, int, const double *const *, const double *const *, const double *const *,
-                        double *, double *, const Permutation *, long);
+                        double *, double *, const Permutation *, const Addends &, long);
   void (*transform)(const Limb &, int heads, int terms, const double *const *const *, int rows, const Diagonal *,
                     double *const *const *, long);
   // For measurements: `rounds` of independent multiply-adds and additions, returning how many were done (on single

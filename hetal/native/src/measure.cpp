@@ -86,7 +86,7 @@ std::map<std::string, double> measure(Ring &ring, int threads, int rounds) {
       b[j] = limbs[i].limb(SOURCES + TARGETS + DIGITS + j);
       a[j] = limbs[i].limb(SOURCES + TARGETS + 2 * DIGITS + j);
     }
-    k.inner_product(m, DIGITS, d, b, a, limbs[i].limb(0), limbs[i].limb(1), nullptr, n);
+    k.inner_product(m, DIGITS, d, b, a, limbs[i].limb(0), limbs[i].limb(1), nullptr, Addends{}, n);
   });
 
   constexpr long EXERCISE = 20000;

@@ -174,7 +174,23 @@ NB_MODULE(_engine, m) {
           },
           nb::arg("pair"), nb::arg("drop") = 0)
       .def("raise_modulus", &Ring::raise_modulus, nb::call_guard<nb::gil_scoped_release>())
-      .def("switch", &Ring::switch_keys, nb::call_guard<nb::gil_scoped_release>())
+      .def(
+          "switch",
+          [](Ring &r, const Poly &a, const std::vector<const Key *> &keys, const std::vector<long> &indices,
+             nb::object before, nb::object after) {
+            Parts first{nullptr, nullptr};
+            if (!before.is_none()) {
+              auto both = nb::cast<nb::tuple>(before);
+              if (both.size() != 2) throw std::invalid_argument("two addends, or None for either, are due");
+              first.first = both[0].is_none() ? nullptr : nb::cast<const Poly *>(both[0]);
+              first.second = both[1].is_none() ? nullptr : nb::cast<const Poly *>(both[1]);
+            }
+            std::vector<Parts> last;
+            if (!after.is_none()) last = nb::cast<std::vector<Parts>>(after);
+            return unlocked([&] { return r.switch_keys(a, keys, indices, first, last); });
+          },
+          nb::arg("a"), nb::arg("keys"), nb::arg("indices"), nb::arg("before") = nb::none(),
+          nb::arg("after") = nb::none())
       .def("transform", [](Ring &r, const std::vector<Parts> &parts, nb::sequence rows) {
         std::vector<std::vector<const Poly *>> diagonals;
         for (nb::handle row : rows) {

@@ -53,8 +53,8 @@ FORWARD(export_words, (const Limb &m, unsigned char *bytes, const double *a, lon
 FORWARD(convert, (const Conversion &c, long n), (c, n))
 FORWARD(inner_product,
         (const Limb &m, int terms, const double *const *d, const double *const *b, const double *const *a, double *ob,
-         double *oa, const Permutation *p, long n),
-        (m, terms, d, b, a, ob, oa, p, n))
+         double *oa, const Permutation *p, const Addends &s, long n),
+        (m, terms, d, b, a, ob, oa, p, s, n))
 FORWARD(transform,
         (const Limb &m, int heads, int terms, const double *const *const *parts, int rows, const Diagonal *d,
          double *const *const *out, long n),
