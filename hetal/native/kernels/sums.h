@@ -94,9 +94,10 @@ HETAL_HD void convert(const Conversion &c, long n) {
     if (!c.source[i]->wide && c.source[i]->bits > source_bits) source_bits = c.source[i]->bits;
   for (long begin = 0; begin < n; begin += CONVERSION_CHUNK) {
     const int length = n - begin < CONVERSION_CHUNK ? (int)(n - begin) : CONVERSION_CHUNK;
-    int rows = 0;
+    int rows = 0, first_row[TERMS_MAX];
     for (int i = 0; i < c.sources; ++i) {
       const Limb &s = *c.source[i];
+      first_row[i] = rows;
       if (!s.wide) {
         y[rows++] = c.y[i] + begin;
         // Chunks are too short for the processor's own prefetching.
@@ -107,10 +108,10 @@ HETAL_HD void convert(const Conversion &c, long n) {
       }
       // A wide source enters a narrow sum as two rows of 30 bits.
       double *low = split + rows * CONVERSION_CHUNK, *high = low + CONVERSION_CHUNK;
+      const i64 modulus = (i64)s.modulus, half = modulus / 2;
+      const Word *from = words(c.y[i]) + begin;
       for (int j = 0; j < length; ++j) {
-        const u64 r = words(c.y[i])[begin + j];
-        const i64 centre = (i64)r - (r > s.modulus / 2 ? (i64)s.modulus : 0);
-        const i64 top = (centre + (1LL << 29)) >> 30;
+        const i64 r = (i64)from[j], centre = r - (r > half ? modulus : 0), top = (centre + (1LL << 29)) >> 30;
         low[j] = (double)(centre - (top << 30));
         high[j] = (double)top;
       }
@@ -122,11 +123,9 @@ HETAL_HD void convert(const Conversion &c, long n) {
         V sum = splat<V>(0.0);
         for (int i = 0; i < c.sources; ++i) {
           const Limb &s = *c.source[i];
-          V value;
-          if (s.wide)
-            for (int k = 0; k < W; ++k) value[k] = centred(words(c.y[i])[begin + j + k], s.modulus);
-          else
-            value = load<V>(c.y[i] + begin + j);
+          const double *row = y[first_row[i]] + j;
+          const V value = s.wide ? load<V>(row) + load<V>(row + CONVERSION_CHUNK) * splat<V>(1073741824.0)
+                                 : load<V>(row);
           sum = fma_(value, splat<V>(s.inverse), sum);
         }
         store(rounded + j, round_(sum));

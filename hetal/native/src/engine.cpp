@@ -430,30 +430,39 @@ Key Ring::read_key(const unsigned char *data, size_t size,
         bad = true;
       kernels.inverse(*sources[i], y[i].get(), log2_, scale[i]);
     }
-    Block part = pool_->acquire(), value = pool_->acquire();
-    for (int i = 0; i < q_limbs + p_limbs; ++i) {
-      const Limb &m = limb(out, i);
+    // Splitting wide sources is most of a conversion's work, so many targets share it.
+    constexpr int GROUP = 12;
+    Block value = pool_->acquire();
+    std::vector<Block> parts;
+    for (int k = 0; k < GROUP; ++k) parts.push_back(pool_->acquire());
+    for (int begin = 0; begin < q_limbs + p_limbs; begin += GROUP) {
+      const int end = std::min(q_limbs + p_limbs, begin + GROUP);
       Conversion c;
       c.sources = count;
       c.exact = true;
-      c.targets = 1;
+      c.targets = end - begin;
       for (int k = 0; k < count; ++k) {
         c.source[k] = sources[k];
         c.y[k] = y[k].get();
       }
-      c.target[0] = &m;
-      c.out[0] = part.get();
-      c.constants[0] = constants[i].data();
+      for (int i = begin; i < end; ++i) {
+        c.target[i - begin] = &limb(out, i);
+        c.out[i - begin] = parts[i - begin].get();
+        c.constants[i - begin] = constants[i].data();
+      }
       kernels.convert(c, dimension);
-      kernels.forward(m, part.get(), log2_);
-      if (i < q_limbs || !other) {
-        const size_t offset = offsets[half][d][i < q_limbs ? i : all_q + i - q_limbs];
-        if (!kernels.import_words(m, value.get(), data + offset, dimension)) bad = true;
-        if (i < q_limbs && p_product[i] != 1)
-          kernels.multiply_constant(m, value.get(), value.get(), p_product[i], dimension);
-        kernels.subtract_multiply(m, out.limb(i), value.get(), part.get(), o_inverse[i], dimension);
-      } else {
-        kernels.multiply_constant(m, out.limb(i), part.get(), m.modulus - o_inverse[i], dimension);
+      for (int i = begin; i < end; ++i) {
+        const Limb &m = limb(out, i);
+        double *part = parts[i - begin].get();
+        kernels.forward(m, part, log2_);
+        if (i < q_limbs || !other) {
+          const size_t offset = offsets[half][d][i < q_limbs ? i : all_q + i - q_limbs];
+          if (!kernels.import_words(m, value.get(), data + offset, dimension)) bad = true;
+          if (i < q_limbs && p_product[i] != 1)
+            kernels.multiply_constant(m, value.get(), value.get(), p_product[i], dimension);
+          kernels.subtract_multiply(m, out.limb(i), value.get(), part, o_inverse[i], dimension);
+        } else
+          kernels.multiply_constant(m, out.limb(i), part, m.modulus - o_inverse[i], dimension);
       }
     }
   });
