@@ -38,6 +38,7 @@ struct Kernels {
 };
 
 extern const Kernels kernels_portable;
+extern const Kernels kernels_emulated;  // the GPU's kernels, on a CPU
 #ifdef HETAL_X86
 extern const Kernels kernels_avx2;
 extern const Kernels kernels_avx512;
