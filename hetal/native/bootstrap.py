@@ -9,14 +9,14 @@ that OpenFHE spends on constants pay for a second sine (hetal.native.evalmod), w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from hetal.ckks.parameters import Parameters
 from hetal.errors import LevelError, MissingKeyError, ParameterError
 from hetal.native.encapsulation import Pair, raise_encapsulated, raise_modulus
 from hetal.native.evalmod import phase, reduction_of, sine
-from hetal.native.linear_transform import LinearTransform
+from hetal.native.linear_transform import PERIOD_MIN, LinearTransform
 from hetal.native.scheme import Ct, Scheme
 from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_slots, slots_to_coeffs
 
@@ -69,11 +69,15 @@ class Bootstrapper:
         self._entry = len(down) + 1
         start = scheme.canonical_scale(self._entry)
         gain = q_0 / 2.0**self.reduction.message_bits / start
-        self._down = self._encoded(down, self._entry, gain)
-        # The coefficient q_0 t becomes t / K, half of it in the slot and half in its conjugate.
+        self._down = self._encoded(down, self._entry, [gain ** (1.0 / len(down))] * len(down))
+        # The coefficient q_0 t becomes t / K.
         end = scheme.canonical_scale(self._raised - len(up))
-        gain = end / (2.0 * params.slots * q_0 * self.reduction.bound)
-        self._up = self._encoded(up, self._raised, gain)
+        gain = end / (params.slots * q_0 * self.reduction.bound)
+        # It is small, so that the diagonals have few bits. Those that repeat have few coefficients to round: they can do
+        # with fewer bits than others.
+        share = [math.sqrt(max(1 << stage.high, PERIOD_MIN)) for stage in up]
+        rest = (gain / math.prod(share)) ** (1.0 / len(up))
+        self._up = self._encoded(up, self._raised, [rest * one for one in share])
 
     @property
     def nbytes(self) -> int:
@@ -176,7 +180,7 @@ class Bootstrapper:
         return Ct(tuple(parts), scale, 1)
 
     def _raised_slots(self, low: Ct) -> Ct:
-        """Slots t_j + i t_(j+N/2) over 2K, where q_0 t are the coefficients of the raised polynomial."""
+        """Slots t_j + i t_(j+N/2) over K, where q_0 t are the coefficients of the raised polynomial."""
         scheme = self.scheme
         pair: Pair = (low.parts[0], low.parts[1])
         for stage, keys in self._down:
@@ -193,14 +197,20 @@ class Bootstrapper:
     def _real_slots(self, low: Ct) -> Ct:
         """t / K of the real halves."""
         both = self._raised_slots(low)
-        return self.scheme.add(both, self.scheme.conjugate(both))
+        return self._doubled_scale(self.scheme.add(both, self.scheme.conjugate(both)))
 
     def _halves(self, low: Ct) -> tuple[Ct, Ct]:
         """t / K of the real halves, and of the imaginary ones."""
         scheme = self.scheme
         both = self._raised_slots(low)
         conjugate = scheme.conjugate(both)
-        return scheme.add(both, conjugate), self._over_i(scheme.subtract(both, conjugate))
+        real, imaginary = scheme.add(both, conjugate), self._over_i(scheme.subtract(both, conjugate))
+        return self._doubled_scale(real), self._doubled_scale(imaginary)
+
+    @staticmethod
+    def _doubled_scale(a: Ct) -> Ct:
+        """Half the slots. The sum of a number and its conjugate is twice its real part: so it is no less precise."""
+        return Ct(a.parts, 2.0 * a.scale, a.degree)
 
     def _reduced(self, t: Ct, shrink: int) -> Ct:
         """Slots whose imaginary parts are half of the message, or minus half of it."""
@@ -224,15 +234,14 @@ class Bootstrapper:
             raise MissingKeyError("a bootstrap needs the relinearisation key")
 
     def _encoded(
-        self, stages: tuple[Stage, ...], limbs: int, gain: float
+        self, stages: tuple[Stage, ...], limbs: int, gains: Sequence[float]
     ) -> list[tuple[LinearTransform, Mapping[int, Key]]]:
-        """The stages for ciphertexts of ``limbs`` limbs at first, multiplying slots by ``gain`` together, with keys."""
-        each = gain ** (1.0 / len(stages))
-        encoded = []
-        for dropped, stage in enumerate(stages):
+        """The stages for ciphertexts of ``limbs`` limbs at first, multiplying slots by ``gains``, with keys."""
+        encoded: list[tuple[LinearTransform, Mapping[int, Key]]] = []
+        for dropped, (stage, gain) in enumerate(zip(stages, gains, strict=True)):
             keys = self._stage_keys(stage, limbs - dropped)
             p_limbs = next(iter(keys.values())).p_limbs
-            scale = each * float(self.scheme.moduli[limbs - dropped - 1])
+            scale = gain * float(self.scheme.moduli[limbs - dropped - 1])
             encoded.append((LinearTransform(self.ring, stage, limbs - dropped, p_limbs, scale), keys))
         return encoded
 

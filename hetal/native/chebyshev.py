@@ -51,7 +51,7 @@ def evaluate(scheme: Scheme, x: Ct, series: Series, scale: float, *, imaginary_o
 
     Args:
         scheme: with its relinearisation key set.
-        x: two parts, degree 1, slots real in [-1, 1].
+        x: two parts, degree 1, slots real in [-1, 1]; of the canonical scale or, a little more precise, twice that.
         series: Chebyshev coefficients, at least two.
         scale: that the result shall have.
         imaginary_odd: terms of odd k are multiplied by the imaginary unit.
@@ -115,21 +115,23 @@ class _Evaluation:
             b = k - a
             if a == b:
                 half = self.x if a == 1 else self.polynomial(a)
-                product = self.shifted(self.tensor(half, self.doubled(half)), -1.0)
+                product = self.shifted(self.twice(half, half), -1.0)
             else:
                 first, second = self.polynomial(a), self.polynomial(b)
                 limbs = min(first.limbs, second.limbs)
-                first, second = self.cut(first, limbs), self.cut(second, limbs)
-                if a - b == b:
-                    # 2 T_a T_b - T_b.
-                    product = self.tensor(second, self.shifted(self.doubled(first), -1.0))
-                else:
-                    scale = first.scale * second.scale
-                    less = np.zeros(a - b + 1)
-                    less[a - b] = -1.0
-                    product = self.sum(self.tensor(second, self.doubled(first)), self.leaf(less, [a - b], limbs, scale))
+                product = self.twice(self.cut(first, limbs), self.cut(second, limbs))
+                less = np.zeros(a - b + 1)
+                less[a - b] = -1.0
+                product = self.sum(product, self.leaf(less, [a - b], limbs, product.scale))
             self.polynomials[k] = self.finish(product)
         return self.polynomials[k]
+
+    def twice(self, a: Ct, b: Ct) -> Ct:
+        """2ab: as the product of a and b, of half its scale, where that leaves scale enough; a bit is won by it."""
+        scale = a.scale * b.scale / 2.0
+        if scale > self.scheme.canonical_scale(a.limbs) * self.modulus(a.limbs - 1):
+            return Ct(self.tensor(a, b).parts, scale, 2)
+        return self.tensor(Ct(tuple(self.ring.add(part, part) for part in a.parts), a.scale, a.degree), b)
 
     def limbs_of(self, k: int) -> int:
         """Of T_k(x), whether it is there or not."""
@@ -154,9 +156,6 @@ class _Evaluation:
     def tensor(self, a: Ct, b: Ct) -> Ct:
         parts = self.ring.tensor((a.parts[0], a.parts[1]), (b.parts[0], b.parts[1]))
         return Ct(tuple(parts), a.scale * b.scale, 2)
-
-    def doubled(self, a: Ct) -> Ct:
-        return Ct(tuple(self.ring.add(part, part) for part in a.parts), a.scale, a.degree)
 
     def sum(self, a: Ct, b: Ct) -> Ct:
         shared = [self.ring.add(p, q) for p, q in zip(a.parts, b.parts, strict=False)]

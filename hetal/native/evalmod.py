@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from hetal.ckks.parameters import Parameters
-from hetal.errors import ParameterError
+from hetal.errors import LevelError, ParameterError
 from hetal.native.chebyshev import depth, evaluate, exponential_series
 from hetal.native.scheme import Ct, Scheme
 
@@ -31,8 +31,9 @@ SPARSE_RANGE: Final = 14
 DENSE_RANGE: Final = 9.2
 # Sines that theta may be made of.
 SINES_MAX: Final = 3
-# Standard deviations that the largest of all slots' errors amounts to.
-LARGEST_ERROR: Final = 4.5
+# The largest of all slots' errors, in standard deviations of the noise of t: the errors of the series' powers nearly
+# double that noise, and they are large where |t| is.
+LARGEST_ERROR: Final = 12.0
 LEAST_SQUARES_ROUNDS: Final = 60
 
 
@@ -104,7 +105,7 @@ def phase(scheme: Scheme, t: Ct, reduction: Reduction, scale: float) -> Ct:
         LevelError: ``t`` has too few levels.
     """
     squarings = reduction.squarings
-    last = t.limbs - reduction.phase_levels
+    last = _left(t, reduction.phase_levels)
     for limbs in range(last, last + squarings):
         scale = math.sqrt(scale * float(scheme.moduli[limbs]))
     frequency = 2.0 * math.pi * reduction.bound / 2.0**squarings
@@ -128,7 +129,7 @@ def sine(scheme: Scheme, t: Ct, reduction: Reduction, scale: float, shrink: int 
         LevelError: ``t`` has too few levels.
     """
     weights, sines = reduction.weights, reduction.sines
-    limbs = t.limbs - reduction.levels
+    limbs = _left(t, reduction.levels)
     # theta is 2 pi message / 2^message_bits, and theta / b_m the imaginary part of a polynomial in w with 1 as its
     # leading coefficient, of degree m. The scale of w is such that, after m - 1 rescalings and a product with a power
     # of two, this polynomial has the scale asked for.
@@ -150,6 +151,13 @@ def sine(scheme: Scheme, t: Ct, reduction: Reduction, scale: float, shrink: int 
         z = scheme.multiply_integer(z, factor)
     z = scheme.relinearize(z)
     return Ct(z.parts, scale, z.degree)
+
+
+def _left(t: Ct, levels: int) -> int:
+    """Limbs of the result."""
+    if t.limbs <= levels:
+        raise LevelError(f"the modular reduction needs {levels} levels, and its operand has {t.level}")
+    return t.limbs - levels
 
 
 def _product(scheme: Scheme, a: Ct, b: Ct) -> Ct:

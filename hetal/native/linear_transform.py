@@ -19,6 +19,8 @@ from hetal.native.transforms import Stage
 # Inner sums that are held at a time: each is a ciphertext modulo Q * P, but reading the rotated input once for several
 # of them saves memory traffic.
 ROWS_AT_ONCE: Final = 4
+# Shorter diagonals are encoded as if they had this period.
+PERIOD_MIN: Final = COEFFICIENTS_MIN // 2
 
 Poly = Any
 Key = Any
@@ -105,6 +107,6 @@ class LinearTransform:
         return rotated
 
     def _encoded(self, diagonal: np.ndarray[Any, Any], scale: float) -> Poly:
-        slots = max(len(diagonal), COEFFICIENTS_MIN // 2)
+        slots = max(len(diagonal), PERIOD_MIN)
         coefficients = encode(np.tile(diagonal, slots // len(diagonal)), scale)
         return self.ring.from_coefficients(coefficients, self.limbs, self.p_limbs)
