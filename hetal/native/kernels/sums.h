@@ -22,6 +22,18 @@ struct Conversion {
   const u64 *constants[TERMS_MAX];  // [target][source]
 };
 
+// What a key switch adds to the two halves of its result; null for nothing.
+struct Addends {
+  const double *before[2];  // times `factor`, before the permutation
+  u64 factor;
+  const double *after[2];  // after it
+};
+
+struct Diagonal {
+  const double *words;  // null where the term is left out
+  int log2_run;         // each word stands for 2^log2_run
+};
+
 #ifndef __CUDACC__
 
 // Up to 8 rows leave |low| <= 4p for sources below 2^50, which the transform that follows takes as it is, but for tight
@@ -151,13 +163,6 @@ HETAL_HD void convert(const Conversion &c, long n) {
   }
 }
 
-// What a key switch adds to the two halves of its result; null for nothing.
-struct Addends {
-  const double *before[2];  // times `factor`, before the permutation
-  u64 factor;
-  const double *after[2];  // after it
-};
-
 // Eight words plus a factor times eight others.
 template <class V>
 HETAL_HD void add_block(const Limb &m, double *block, const double *more, u64 factor) {
@@ -240,11 +245,6 @@ HETAL_HD void inner_product(const Limb &m, int terms, const double *const *digit
     if (addends.after[1]) add_block<V>(m, out_a + at, addends.after[1] + at, 1);
   }
 }
-
-struct Diagonal {
-  const double *words;  // null where the term is left out
-  int log2_run;         // each word stands for 2^log2_run
-};
 
 constexpr int TRANSFORM_CHUNK = 512;
 
