@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
     Subparsers = Any
 
-BENCHMARKS: Final = ("matmul", "softmax")
+BENCHMARKS: Final = ("engine", "matmul", "softmax")
 
 
 def add_parser(subparsers: Subparsers) -> None:
