@@ -36,13 +36,13 @@ _SPECS: Final = (
     ParameterSpec(
         name=TEST_PRESET,
         log2_ring_dimension=11,
-        scale_bits=50,
-        first_modulus_bits=55,
+        scale_bits=45,
+        first_modulus_bits=49,
         levels=23,
         digits=1,
         level_budget=(2, 2),
         giant_steps=(8, 8),
-        correction_factor=10,
+        correction_factor=9,
     ),
 )
 PRESETS: Final[dict[str, ParameterSpec]] = {spec.name: spec for spec in _SPECS}

@@ -23,7 +23,7 @@ from hetal.kernels.backends.plain import PlainEvaluator
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, level_model
 
 STEPS = (1, 3, 64, -1)
-PRECISION = 2.0**-30
+PRECISION = 2.0**-25
 BOOTSTRAP_PRECISION = 1e-4
 Complex = NDArray[np.complex128]
 

@@ -36,7 +36,7 @@ from hetal.native.scheme import Ct
 PARAMS = preset(TEST_PRESET)
 STEPS = [1, 5]
 TOP = PARAMS.top_level
-PRECISION = 2.0**-30
+PRECISION = 2.0**-25
 
 
 @dataclass

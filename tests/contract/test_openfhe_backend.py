@@ -70,7 +70,7 @@ def test_dump_and_load(ready: OpenFheEvaluator, material: Material) -> None:
     square = ready.square(ready.load(material.keys.encrypt(vector(), 9)))
     again = ready.load(ready.dump(square))
     assert again.level == square.level == 8
-    assert np.abs(material.keys.decrypt(ready.dump(ready.mul(again, square))) - vector() ** 4).max() < 2**-30
+    assert np.abs(material.keys.decrypt(ready.dump(ready.mul(again, square))) - vector() ** 4).max() < 2**-25
 
 
 @pytest.mark.parametrize("level", [0, 2])
@@ -79,7 +79,7 @@ def test_results_are_sent_small(ready: OpenFheEvaluator, material: Material, lev
     data = ready.dump_result(result, level)
     assert len(data) <= PARAMS.ciphertext_bytes(level) < len(ready.dump(result))
     assert ready.load(data).level == level
-    assert np.abs(material.keys.decrypt(data) - vector() ** 2).max() < 2**-30
+    assert np.abs(material.keys.decrypt(data) - vector() ** 2).max() < 2**-25
     with pytest.raises(LevelError):
         ready.dump_result(result, 9)
 
@@ -189,7 +189,7 @@ def test_the_plaintext_cache_is_bounded_and_right(
     a = small.load(material.keys.encrypt(vector(), 4))
     for factor in (1.0, 2.0, 3.0, 4.0, 5.0, 1.0, 5.0):
         product = small.mul_plain(a, np.full(PARAMS.slots, factor))
-        assert np.abs(material.keys.decrypt(small.dump(product)) - factor * vector()).max() < 2**-30
+        assert np.abs(material.keys.decrypt(small.dump(product)) - factor * vector()).max() < 2**-25
     assert len(small._plaintexts) == 3
 
 

@@ -228,7 +228,7 @@ def test_foreign_key_tag(job: tuple[Expected, dict[str, bytes]]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"levels": 22}, {"digits": 2}, {"scale_bits": 49}, {"log2_ring_dimension": 10}, {"first_modulus_bits": 56}],
+    [{"levels": 22}, {"digits": 2}, {"scale_bits": 44}, {"log2_ring_dimension": 10}, {"first_modulus_bits": 56}],
     ids=lambda change: next(iter(change)),
 )
 def test_objects_of_another_parameter_set(job: tuple[Expected, dict[str, bytes]], change: dict[str, int]) -> None:
