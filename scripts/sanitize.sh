@@ -34,7 +34,7 @@ export TSAN_OPTIONS=halt_on_error=1:exitcode=66
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 PYTHONPATH=$site:$("$python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 export PYTHONPATH
-[ $# -gt 0 ] || set -- tests/unit/test_native_kernels.py tests/robustness/test_native_threads.py
+[ $# -gt 0 ] || set -- tests/*/test_native_*.py tests/unit/test_reference_ring.py
 # Capture at file descriptors would swallow the report of a sanitizer that ends the process.
 # -S keeps the environment's own hetal out, -R fixed addresses, which the thread sanitizer needs.
 LD_PRELOAD=$preload exec setarch -R "$python" -S -c '
