@@ -2,8 +2,8 @@
 coefficients become slots again and are reduced (Cheon-Han-Kim-Kim-Song 2018; the order is that of
 Kim-Park-Kim-Kim-Ahn 2022).
 
-No level goes into constants: the diagonals of the transforms and the series of the reduction carry them all. Levels
-that OpenFHE spends on constants pay for a second sine (hetal.native.evalmod), which takes error off.
+No level goes into constants: the diagonals of the transforms and the series of the reduction carry them all. Two levels
+that OpenFHE spends otherwise pay for a second and a third sine (hetal.native.evalmod), which take error off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from hetal.ckks.parameters import Parameters
 from hetal.errors import LevelError, MissingKeyError, ParameterError
 from hetal.native.encapsulation import Pair, raise_encapsulated, raise_modulus
-from hetal.native.evalmod import phase, reduction_of, sine
+from hetal.native.evalmod import SINES_MAX, phase, reduction_of, sine
 from hetal.native.linear_transform import PERIOD_MIN, LinearTransform
 from hetal.native.scheme import Ct, Scheme
 from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_slots, slots_to_coeffs
@@ -35,7 +35,8 @@ class Bootstrapper:
         scheme: with all keys of ``bootstrap_automorphisms(params)`` and the relinearisation key.
         params: of the scheme's chain.
         output_level: of the results; ``params.bootstrap_output_level`` by default.
-        sines: 1 to 3, see :mod:`hetal.native.evalmod`: each costs a level and takes off error.
+        sines: 1 to 3, see :mod:`hetal.native.evalmod`: each costs a level, and takes bits of error off. By default as
+            many as the chain has levels for.
 
     Attributes:
         reduction: the constants chosen.
@@ -48,14 +49,19 @@ class Bootstrapper:
         MissingKeyError: a key is missing.
     """
 
-    def __init__(self, scheme: Scheme, params: Parameters, *, output_level: int | None = None, sines: int = 2) -> None:
+    def __init__(
+        self, scheme: Scheme, params: Parameters, *, output_level: int | None = None, sines: int | None = None
+    ) -> None:
         self.scheme = scheme
         self.ring = scheme.ring
         self.params = params
-        self.reduction = reduction_of(params, sines)
         self.output_level = params.bootstrap_output_level if output_level is None else output_level
         self.input_level = params.bootstrap_input_level
         down, up = slots_to_coeffs(params), coeffs_to_slots(params)
+        if sines is None:
+            spare = len(scheme.moduli) - (self.output_level + 1 + len(up) + reduction_of(params, 1).levels)
+            sines = 1 + min(max(spare, 0), SINES_MAX - 1)
+        self.reduction = reduction_of(params, sines)
         self.levels = len(up) + self.reduction.levels
         self._raised = self.output_level + 1 + self.levels
         if self.output_level < 0 or self._raised > len(scheme.moduli):
@@ -73,7 +79,7 @@ class Bootstrapper:
         # The coefficient q_0 t becomes t / K.
         end = scheme.canonical_scale(self._raised - len(up))
         gain = end / (params.slots * q_0 * self.reduction.bound)
-        # It is small, so that the diagonals have few bits. Those that repeat have few coefficients to round: they can do
+        # It is small, so that the diagonals have few bits. Those that repeat have few coefficients to round, and can do
         # with fewer bits than others.
         share = [math.sqrt(max(1 << stage.high, PERIOD_MIN)) for stage in up]
         rest = (gain / math.prod(share)) ** (1.0 / len(up))

@@ -32,9 +32,9 @@ from hetal.native.transforms import bootstrap_automorphisms, coeffs_to_slots
 PARAMS = small_parameters()
 
 
-def make_client(engine: Any, **changes: Any) -> Client:
+def make_client(engine: Any, seed: int = 0, **changes: Any) -> Client:
     params = small_parameters(**changes)
-    client = Client(engine, params)
+    client = Client(engine, params, seed)
     client.make_keys(bootstrap_automorphisms(params), low_limbs=params.bootstrap_input_level)
     return client
 
@@ -191,6 +191,18 @@ def test_real_slots(client: Client, sines: int) -> None:
     assert np.abs(client.decrypt(result).imag).max() < 2.0**-30
 
 
+def test_twenty_random_keys() -> None:
+    errors = []
+    for seed in range(1, 21):
+        client = make_client(load_engine(), seed)
+        bootstrapper = Bootstrapper(client.scheme, client.params)
+        x = real_slots(client, seed)
+        result = bootstrapper.bootstrap(client.encrypt(x, PARAMS.bootstrap_input_level))
+        errors.append(np.abs(client.decrypt(result).real - x).max())
+        assert errors[-1] < error_bound(PARAMS, bootstrapper.reduction)
+    assert min(errors) > 0.0
+
+
 def test_imaginary_parts_are_lost(client: Client, bootstrapper: Bootstrapper) -> None:
     x, y = real_slots(client), real_slots(client, 1)
     result = bootstrapper.bootstrap(client.encrypt(x + 1j * y, 5))
@@ -242,16 +254,17 @@ def test_two_iterations_take_the_error_off(client: Client, bootstrapper: Bootstr
 def test_phases_of_slots(client: Client, bootstrapper: Bootstrapper, spread: float, period: float) -> None:
     x = spread * real_slots(client)
     result = bootstrapper.phase(client.encrypt(x, 5), period)
-    assert result.level == bootstrapper.phase_level == PARAMS.bootstrap_output_level + 1
+    assert result.level == bootstrapper.phase_level == PARAMS.bootstrap_output_level + 2
     assert result.scale == pytest.approx(client.scheme.canonical_scale(result.limbs), rel=1e-12)
     assert np.abs(client.decrypt(result) - np.exp(2j * np.pi * x / period)).max() < 2.0**-22
 
 
 def test_a_dense_secret_needs_more_levels(client: Client) -> None:
     dense = make_client(load_engine(), secret="uniform_ternary", levels=28)
-    with pytest.raises(ParameterError, match=r"consumes 14 levels: from 28 .* cannot leave at level 16"):
+    with pytest.raises(ParameterError, match=r"consumes 13 levels: from 28 .* cannot leave at level 16"):
         Bootstrapper(dense.scheme, dense.params)
     bootstrapper = Bootstrapper(dense.scheme, dense.params, output_level=14)
+    assert bootstrapper.reduction.sines == 2
     assert bootstrapper.reduction.bound > 4 * SPARSE_RANGE
     x = real_slots(dense)
     result = bootstrapper.bootstrap(dense.encrypt(x, 5))
@@ -317,10 +330,14 @@ def test_missing_keys_are_named() -> None:
 
 
 def test_levels_that_the_chain_does_not_have_are_refused(client: Client) -> None:
-    with pytest.raises(ParameterError, match=r"consumes 11 levels: from 22 .* cannot leave at level 12"):
-        Bootstrapper(client.scheme, client.params, output_level=12)
+    with pytest.raises(ParameterError, match=r"consumes 10 levels: from 22 .* cannot leave at level 13"):
+        Bootstrapper(client.scheme, client.params, output_level=13)
+    with pytest.raises(ParameterError, match=r"consumes 12 levels: from 22 .* cannot leave at level 12"):
+        Bootstrapper(client.scheme, client.params, output_level=12, sines=3)
     with pytest.raises(ParameterError, match="cannot leave at level -1"):
         Bootstrapper(client.scheme, client.params, output_level=-1)
+    sines = [Bootstrapper(client.scheme, client.params, output_level=n).reduction.sines for n in (12, 11, 10, 9)]
+    assert sines == [1, 2, 3, 3]
     lower = Bootstrapper(client.scheme, client.params, output_level=5)
     x = real_slots(client)
     result: Ct = lower.bootstrap(client.encrypt(x, 4))
