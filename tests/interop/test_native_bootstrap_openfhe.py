@@ -12,22 +12,23 @@ from hetal.client.keys import KeySet
 from hetal.kernels.backends.native import NativeEvaluator
 from hetal.kernels.backends.openfhe import OpenFheEvaluator
 
-SMALL_WORDS = check(
+# Above 2^50 the engine computes with 64-bit integers.
+LARGE_WORDS = check(
     ParameterSpec(
-        name="default-like",
+        name="large-words",
         log2_ring_dimension=11,
-        scale_bits=45,
-        first_modulus_bits=49,
+        scale_bits=50,
+        first_modulus_bits=55,
         levels=24,
-        digits=3,
+        digits=1,
         level_budget=(3, 2),
         giant_steps=(8, 8),
-        correction_factor=9,
+        correction_factor=10,
     )
 )
 
 
-@pytest.mark.parametrize("params", [preset(TEST_PRESET), SMALL_WORDS], ids=["50/55", "45/49"])
+@pytest.mark.parametrize("params", [preset(TEST_PRESET), LARGE_WORDS], ids=lambda params: params.name)
 def test_no_less_precise_than_openfhe(params: Parameters) -> None:
     keys = KeySet.generate(params)
     mult_key = unframe(keys.mult_key_blob(), Kind.MULT_KEY, params.digest)
@@ -46,6 +47,6 @@ def test_no_less_precise_than_openfhe(params: Parameters) -> None:
         errors[backend] = np.abs(keys.decrypt(evaluator.dump(result)) - x)
         evaluator.close()
     native, openfhe = errors[NativeEvaluator], errors[OpenFheEvaluator]
-    # Measured: 6 to 9 bits better at these rings.
-    assert native.max() < openfhe.max() / 16
-    assert native.mean() < openfhe.mean() / 16
+    # Measured: 9 bits and more.
+    assert native.max() < openfhe.max() / 64
+    assert native.mean() < openfhe.mean() / 64
