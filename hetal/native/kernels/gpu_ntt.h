@@ -90,36 +90,37 @@ struct WideLevels {
 
 // -- levels in registers -------------------------------------------------------------------------------------------------
 
-template <int L, class P>
+// Recursion by level: with a loop in its place compilers leave some bounds open, and the words in memory.
+template <int L, int S = 0, class P>
 HETAL_HD void gpu_forward_levels(typename P::Value *x, const P &p, int node) {
-  HETAL_UNROLL
-  for (int s = 0; s < L; ++s) {
-    const int half = (1 << L) >> (s + 1);
+  if constexpr (S < L) {
+    constexpr int HALF = (1 << L) >> (S + 1);
     HETAL_UNROLL
-    for (int n = 0; n < (1 << s); ++n) {
-      const typename P::Twiddle t = p.twiddle((node << s) + n);
+    for (int n = 0; n < (1 << S); ++n) {
+      const typename P::Twiddle t = p.twiddle((node << S) + n);
       HETAL_UNROLL
-      for (int k = 0; k < half; ++k) p.forward(x[2 * half * n + k], x[2 * half * n + k + half], t);
+      for (int k = 0; k < HALF; ++k) p.forward(x[2 * HALF * n + k], x[2 * HALF * n + k + HALF], t);
     }
+    gpu_forward_levels<L, S + 1>(x, p, node);
   }
 }
 
-template <int L, class P>
+template <int L, int S = L - 1, class P>
 HETAL_HD void gpu_inverse_levels(typename P::Value *x, const P &p, int node) {
-  HETAL_UNROLL
-  for (int s = L - 1; s >= 0; --s) {
-    const int half = (1 << L) >> (s + 1);
+  if constexpr (S >= 0) {
+    constexpr int HALF = (1 << L) >> (S + 1);
     HETAL_UNROLL
-    for (int n = 0; n < (1 << s); ++n) {
-      const typename P::Twiddle t = p.twiddle((node << s) + n);
+    for (int n = 0; n < (1 << S); ++n) {
+      const typename P::Twiddle t = p.twiddle((node << S) + n);
       HETAL_UNROLL
-      for (int k = 0; k < half; ++k) p.inverse(x[2 * half * n + k], x[2 * half * n + k + half], t);
+      for (int k = 0; k < HALF; ++k) p.inverse(x[2 * HALF * n + k], x[2 * HALF * n + k + HALF], t);
     }
-    if ((L - s) % 2 == 0 || s == 0) {
-      // `half` and half/2 are the bits of this level and the one before.
+    if constexpr ((L - S) % 2 == 0 || S == 0) {
+      // HALF and HALF/2 are the bits of this level and the one before.
       HETAL_UNROLL
-      for (int i = 0; i < (1 << L); ++i) x[i] = p.after_pair(x[i], (i & (half | (half >> 1))) == 0);
+      for (int i = 0; i < (1 << L); ++i) x[i] = p.after_pair(x[i], (i & (HALF | (HALF >> 1))) == 0);
     }
+    gpu_inverse_levels<L, S - 1>(x, p, node);
   }
 }
 

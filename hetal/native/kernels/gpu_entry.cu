@@ -1,0 +1,54 @@
+// Entry points of the GPU, for one ring dimension: compile with -DHETAL_LOG2_N=10 to 17 (or 6 to 9 for the forward
+// transform of compact plaintexts), without contraction (-fmad=false): every fused operation is written out. Each takes
+// the batch of gpu_batch.h that it is named for; the threads of a block are those of its launch bounds.
+#include "gpu_batch.h"
+
+#ifndef HETAL_LOG2_N
+#define HETAL_LOG2_N 16
+#endif
+
+namespace hetal {
+
+typedef GpuShape<HETAL_LOG2_N> Shape;
+
+#define ENTRY(bounds, name, words, ...)                                                                     \
+  extern "C" __global__ void __launch_bounds__ bounds hetal_##name(const __grid_constant__ __VA_ARGS__ batch) { \
+    __shared__ double shared[words];                                                                        \
+    batch.run(GpuBlock(), GridPoint{(int)blockIdx.x, (int)blockIdx.y, (int)blockIdx.z}, shared);            \
+  }
+
+#define WORDS(name, ...) ENTRY((GPU_BLOCK_WORDS), name, 1, __VA_ARGS__)
+// Room for 128 registers a thread: without the second bound the compiler aims at more blocks and spills.
+#define COLUMNS(name, ...) ENTRY((Shape::THREADS, 512 / Shape::THREADS), name, Shape::COLUMN_TILE_WORDS, __VA_ARGS__)
+#define ROWS(name, ...) ENTRY((Shape::ROW_THREADS, 512 / Shape::ROW_THREADS), name, Shape::ROW_TILE_WORDS, __VA_ARGS__)
+
+constexpr int N = HETAL_LOG2_N;
+
+ROWS(forward_rows, ForwardRows<N>)
+WORDS(from_integers, FromIntegersBatch<N>)
+
+#if HETAL_LOG2_N >= 10
+COLUMNS(forward_columns, ForwardColumns<N>)
+COLUMNS(inverse_columns, InverseColumns<N>)
+ROWS(inverse_rows, InverseRows<N>)
+ROWS(forward_rows_divide, ForwardRowsDivide<N>)
+WORDS(add, Binary<N, Add>)
+WORDS(subtract, Binary<N, Subtract>)
+WORDS(multiply, Binary<N, Multiply>)
+WORDS(negate, NegateBatch<N>)
+WORDS(multiply_operand, MultiplyOperand<N>)
+WORDS(multiply_constants, WithConstants<N, MultiplyConstant>)
+WORDS(add_constants, WithConstants<N, AddConstant>)
+WORDS(subtract_multiply, SubtractMultiplyBatch<N>)
+WORDS(tensor, TensorBatch<N>)
+WORDS(multiply_monomial, MultiplyMonomialBatch<N>)
+WORDS(permute, PermuteBatch<N>)
+WORDS(import_words, ImportBatch<N>)
+WORDS(export_words, ExportBatch<N>)
+WORDS(inner_product, SwitchBatch<N>)
+WORDS(dot, TransformBatch<N, 1>)
+WORDS(transform, TransformBatch<N, 2>)
+ENTRY((GPU_BLOCK_WORDS), convert, GPU_CONVERSION_SHARED, ConvertBatch<N>)
+#endif
+
+}  // namespace hetal
