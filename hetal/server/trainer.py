@@ -36,7 +36,9 @@ class Trainer:
         read_blob: gives the framed blob of that name.
     """
 
-    def __init__(self, evaluator: Evaluator, codec: Codec, job: JobSpec, read_blob: Callable[[str], bytes]) -> None:
+    def __init__(
+        self, evaluator: Evaluator, codec: Codec, job: JobSpec, read_blob: Callable[[str], bytes | memoryview]
+    ) -> None:
         self.job = job
         self.plan: Plan = plan(job)
         self.epoch = 0
@@ -142,11 +144,11 @@ class Trainer:
     def _grid(self, name: str, row_blocks: int, level: int) -> Blocks:
         return self._parse_grid(self._read_blob(name), name, row_blocks, level)
 
-    def _parse_grid(self, blob: bytes, name: str, row_blocks: int, level: int) -> Blocks:
+    def _parse_grid(self, blob: bytes | memoryview, name: str, row_blocks: int, level: int) -> Blocks:
         flat = self._parse(blob, name, row_blocks * self._columns, level)
         return [flat[i * self._columns : (i + 1) * self._columns] for i in range(row_blocks)]
 
-    def _parse(self, blob: bytes, name: str, count: int, level: int) -> list[Ciphertext]:
+    def _parse(self, blob: bytes | memoryview, name: str, count: int, level: int) -> list[Ciphertext]:
         parts = split(unframe(blob, Kind.CIPHERTEXTS, self._digest))
         if len(parts) != count:
             raise CiphertextFormatError(f"{name} holds {len(parts)} ciphertexts, the job's layout needs {count}")

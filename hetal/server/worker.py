@@ -13,12 +13,14 @@ import gc
 import hashlib
 import json
 import logging
+import mmap
 import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -41,7 +43,7 @@ ROTATION_PREFIX: Final = "keys/rotation/"
 CRASH_TEXT: Final = "the computation failed; the server's log has the details"
 
 Record = dict[str, Any]
-ReadBlob = Callable[[str], bytes]
+ReadBlob = Callable[[str], memoryview]
 
 
 class Worker:
@@ -156,10 +158,10 @@ class Worker:
 
         blobs: dict[str, str] = command["blobs"]
 
-        def read_blob(name: str) -> bytes:
+        def read_blob(name: str) -> memoryview:
             if name not in blobs:
                 raise MissingBlobError(f"the job has no blob {name}")
-            return Path(blobs[name]).read_bytes()
+            return _mapped(Path(blobs[name]))
 
         evaluator = self._evaluator(checked)
         trainer = Trainer(evaluator, evaluator, checked.job, read_blob)
@@ -185,20 +187,29 @@ class Worker:
     ) -> None:
         from hetal.ckks.framing import Kind, unframe
 
-        digest = checked.job.parameters.digest
-        rotations = [name for name in names if name.startswith(ROTATION_PREFIX)]
-        for done, name in enumerate([KEYS_MULT, *rotations]):
-            kind = Kind.MULT_KEY if name == KEYS_MULT else Kind.ROTATION_KEYS
-            self._emit(
-                "progress",
-                phase="loading keys",
-                epoch=0,
-                iteration=done,
-                iterations_max=len(rotations) + 1,
-                seconds_per_iteration=0.0,
-            )
-            payload = bytes(unframe(read_blob(name), kind, digest))
-            evaluator.load_key(kind, payload, trainer.plan.rotation_levels)
+        kinds = {KEYS_MULT: Kind.MULT_KEY}
+        kinds |= {name: Kind.ROTATION_KEYS for name in names if name.startswith(ROTATION_PREFIX)}
+
+        def payload(name: str) -> memoryview:
+            return unframe(read_blob(name), kinds[name], checked.job.parameters.digest)
+
+        # Reading and hashing one blob takes as long as loading the keys of another.
+        with ThreadPoolExecutor(1) as reader:
+            waiting = list(kinds)
+            ahead = reader.submit(payload, waiting[0])
+            for done, name in enumerate(waiting):
+                self._emit(
+                    "progress",
+                    phase="loading keys",
+                    epoch=0,
+                    iteration=done,
+                    iterations_max=len(waiting),
+                    seconds_per_iteration=0.0,
+                )
+                data = ahead.result()
+                if done + 1 < len(waiting):
+                    ahead = reader.submit(payload, waiting[done + 1])
+                evaluator.load_key(kinds[name], data, trainer.plan.rotation_levels)
         evaluator.finish_keys(trainer.plan.rotations)
         gc.collect()
 
@@ -230,6 +241,14 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit(0)
+
+
+def _mapped(path: Path) -> memoryview:
+    """The file's bytes, read as they are used: a blob of keys is never in memory as a whole."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return memoryview(b"")
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _facts(path: Path) -> Record:

@@ -82,7 +82,7 @@ class NativeEvaluator(Evaluator):
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    def load_key(self, kind: Kind, payload: bytes, levels: Mapping[int, int] | None = None) -> None:
+    def load_key(self, kind: Kind, payload: bytes | memoryview, levels: Mapping[int, int] | None = None) -> None:
         """Take one payload of evaluation keys, checked byte by byte.
 
         Args:
@@ -105,7 +105,7 @@ class NativeEvaluator(Evaluator):
             raise FrameError(f"{kind.name} is no kind of evaluation key")
 
     def _take_automorphism(
-        self, index: int, payload: bytes, offsets: KeyLimbs, levels: Mapping[int, int] | None
+        self, index: int, payload: bytes | memoryview, offsets: KeyLimbs, levels: Mapping[int, int] | None
     ) -> None:
         scheme, chain = self.scheme, self._expected.chain
         to_sparse = bool(chain.encapsulation) and index == 2 * chain.ring_dimension - 4
@@ -133,7 +133,7 @@ class NativeEvaluator(Evaluator):
         # A key for all levels serves what is planned too.
         return sorted(bootstrap if top in bootstrap else bootstrap | planned)
 
-    def _read(self, payload: bytes, offsets: KeyLimbs, limbs: int) -> Any:
+    def _read(self, payload: bytes | memoryview, offsets: KeyLimbs, limbs: int) -> Any:
         """A key that serves polynomials of up to that many limbs."""
         with _residues_checked():
             return self.scheme.ring.read_key(payload, offsets, limbs, engine_prime_count(self.params, limbs))

@@ -82,7 +82,7 @@ class OpenFheEvaluator(Evaluator):
 
     # -- keys ---------------------------------------------------------------------------------------------------------
 
-    def load_key(self, kind: Kind, payload: bytes, levels: Mapping[int, int] | None = None) -> None:
+    def load_key(self, kind: Kind, payload: bytes | memoryview, levels: Mapping[int, int] | None = None) -> None:
         """Take one payload of evaluation keys, checked byte by byte before OpenFHE sees it.
 
         Args:

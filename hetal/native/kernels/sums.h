@@ -124,7 +124,7 @@ HETAL_HD void convert(const Conversion &c, long n) {
       const Word *from = words(c.y[i]) + begin;
       for (int j = 0; j < length; ++j) {
         const i64 r = (i64)from[j], centre = r - (r > half ? modulus : 0), top = (centre + (1LL << 29)) >> 30;
-        low[j] = (double)(centre - (top << 30));
+        low[j] = (double)(centre - top * (1LL << 30));
         high[j] = (double)top;
       }
       y[rows++] = low;
