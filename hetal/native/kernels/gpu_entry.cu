@@ -1,6 +1,8 @@
 // Entry points of the GPU, for one ring dimension: compile with -DHETAL_LOG2_N=10 to 17 (or 6 to 9 for the forward
 // transform of compact plaintexts), without contraction (-fmad=false): every fused operation is written out. Each takes
 // the batch of gpu_batch.h that it is named for; the threads of a block are those of its launch bounds.
+//
+// Compiled as C++ for a CPU (with -DHETAL_GPU_FORM) the same entry points run a whole grid lane by lane.
 #include "gpu_batch.h"
 
 #ifndef HETAL_LOG2_N
@@ -11,11 +13,21 @@ namespace hetal {
 
 typedef GpuShape<HETAL_LOG2_N> Shape;
 
-#define ENTRY(bounds, name, words, ...)                                                                     \
+#ifdef __CUDACC__
+#define ENTRY(bounds, name, words, ...)                                                                         \
   extern "C" __global__ void __launch_bounds__ bounds hetal_##name(const __grid_constant__ __VA_ARGS__ batch) { \
-    __shared__ double shared[words];                                                                        \
-    batch.run(GpuBlock(), GridPoint{(int)blockIdx.x, (int)blockIdx.y, (int)blockIdx.z}, shared);            \
+    __shared__ double shared[words];                                                                            \
+    batch.run(GpuBlock(), GridPoint{(int)blockIdx.x, (int)blockIdx.y, (int)blockIdx.z}, shared);                \
   }
+#else
+#define ENTRY(bounds, name, words, ...)                                                                         \
+  extern "C" void hetal_##name(const __VA_ARGS__ &batch, int blocks, int limbs, int polynomials) {              \
+    alignas(64) double shared[words];                                                                           \
+    for (int z = 0; z < polynomials; ++z)                                                                       \
+      for (int y = 0; y < limbs; ++y)                                                                           \
+        for (int x = 0; x < blocks; ++x) batch.run(LaneByLane{(x + y) % 2 == 1}, GridPoint{x, y, z}, shared);    \
+  }
+#endif
 
 #define WORDS(name, ...) ENTRY((GPU_BLOCK_WORDS), name, 1, __VA_ARGS__)
 // Room for 128 registers a thread: without the second bound the compiler aims at more blocks and spills.
