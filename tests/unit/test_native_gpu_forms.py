@@ -16,7 +16,7 @@ engine = load_engine()
 Array = NDArray[Any]
 Prime = tuple[int, int]
 
-# Bits of the first prime of Q, of the others, of the special primes, and of those under which keys arrive (0: the same).
+# Bits of the first prime of Q, of the others, of the special primes, of those under which keys arrive (0: the same).
 CHAINS = {
     "narrow": (49, 45, 49, 60),
     "tight": (50, 50, 50, 60),
@@ -146,7 +146,9 @@ def test_transforms_of_every_other_size(log2_dimension: int) -> None:
     operands = uniform([m for m, _ in moduli], 1 << log2_dimension, 1)
     rings = [engine.Ring(log2_dimension, moduli, [], [], 1, 1, v) for v in ("emulated", engine.variants()[0])]
     for limb, residues in enumerate(operands):
-        forward, inverse = ([f(ring, residues, limb) for ring in rings] for f in (engine.forward_ntt, engine.inverse_ntt))
+        forward, inverse = (
+            [f(ring, residues, limb) for ring in rings] for f in (engine.forward_ntt, engine.inverse_ntt)
+        )
         assert (forward[0] == forward[1]).all()
         assert (inverse[0] == inverse[1]).all()
 
