@@ -5,6 +5,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <functional>
 #include <random>
 #include <vector>
@@ -31,6 +32,10 @@ u64 power(u64 a, u64 e, u64 p) {
 
 u64 quotient(u64 w, u64 p) { return ((u128)w << 64) / p; }
 
+// Deques, because growing leaves their elements where they are.
+std::deque<std::vector<u64>> tables_of_words;
+std::deque<Memory> tables_of_doubles;
+
 Limb limb(u64 p, u64 root) {
   Limb m{};
   m.modulus = p;
@@ -43,9 +48,10 @@ Limb limb(u64 p, u64 root) {
   m.integer = Wide{p, (u64)(((u128)1 << 64) / p), word, quotient(word, p)};
   m.dimension_inverse = power(SIZE, p - 2, p);
   for (int backward = 0; backward < 2; ++backward) {
-    // Never freed: tables live as long as the program.
-    u64 *roots = new u64[SIZE], *quotients = new u64[SIZE];
-    double *narrow = new double[SIZE];
+    tables_of_words.resize(tables_of_words.size() + 2, std::vector<u64>(SIZE));
+    tables_of_doubles.emplace_back(SIZE);
+    u64 *roots = tables_of_words.end()[-1].data(), *quotients = tables_of_words.end()[-2].data();
+    double *narrow = tables_of_doubles.back().data();
     for (long v = 0; v < SIZE; ++v) {
       u64 e = 0;
       for (int b = 0; b < N; ++b) e = e << 1 | (v >> b & 1);
