@@ -49,7 +49,8 @@ class Ring:
             then switched from modulus Q*wire_P to Q*P as they are loaded (a public operation: round(P/wire_P * key)).
         digit_limbs: primes of Q in one digit of hybrid key switching.
         threads: of each operation.
-        variant: "auto", or the name of an instruction set of :func:`variants`.
+        variant: "auto", or the name of an instruction set of :func:`variants`; or "emulated": the kernels that a GPU
+            runs, lane by lane, for tests.
     """
 
     def __init__(
