@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from hetal import limits
 from hetal.errors import ConnectionFailedError
+from hetal.server.settings import options, variable
 
-START_S = 60
+START_S: Final = 60
+SERVER_VARIABLES: Final = frozenset(variable(option.name) for option in options())
 
 
 @asynccontextmanager
@@ -26,11 +30,14 @@ async def local_server(
         with log_path.open("wb") as log_file:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                *("-m", "hetal.cli.main", "serve", "--listen", "127.0.0.1:0", "--data-dir", f"{directory}/data"),
+                *("-m", "hetal.cli.main", "serve", "--config", os.devnull),
+                *("--listen", "127.0.0.1:0", "--data-dir", f"{directory}/data"),
                 *(("--allow-insecure",) if allow_insecure else ()),
                 *(("--backend", backend) if backend else ()),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
+                # What configures a server of this machine is not meant for this one.
+                env={key: value for key, value in os.environ.items() if key not in SERVER_VARIABLES},
             )
             try:
                 yield await _address(process)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -12,32 +12,37 @@ from hetal.errors import InputError
 BACKENDS: Final = ("native", "openfhe")
 
 
+def meaning(text: str) -> dict[str, str]:
+    """What an option is for, in half a sentence: shown by ``--help`` and ``--print-config``."""
+    return {"meaning": text}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """Options of one server. :meth:`check` before use.
 
-    Attributes:
-        host, port: to listen on; port 0 takes a free one.
-        data_dir: jobs, blobs and the database; made when missing.
-        allow_insecure: accept parameter sets below 128 bits.
-        jobs_running: workers at a time; further jobs queue.
-        worker_memory_gib: address space of one worker; None for no limit.
-        threads: of one worker; None for one per core.
-        backend: one of ``BACKENDS``; None for the native engine where it is built, else OpenFHE.
-        client_wait_s: how long an epoch may stay unanswered.
-        log_json: log lines as JSON objects.
+    From each field follow a key of the configuration file, a variable HETAL_NAME and a flag --name
+    (:mod:`hetal.server.settings`); its metadata say what it is for.
     """
 
-    data_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 0
-    allow_insecure: bool = False
-    jobs_running: int = limits.JOBS_RUNNING_MAX
-    worker_memory_gib: float | None = None
-    threads: int | None = None
-    backend: str | None = None
-    client_wait_s: float = limits.CLIENT_WAIT_S
-    log_json: bool = False
+    data_dir: Path = field(metadata=meaning("jobs, keys and ciphertexts"))
+    host: str = field(default="127.0.0.1", metadata=meaning("the address to listen on"))
+    port: int = field(default=0, metadata=meaning("the port to listen on; 0 takes a free one"))
+    allow_insecure: bool = field(default=False, metadata=meaning("accept parameter sets below 128 bits"))
+    jobs_running: int = field(
+        default=limits.JOBS_RUNNING_MAX, metadata=meaning("workers at a time; further jobs queue")
+    )
+    worker_memory_gib: float | None = field(
+        default=None, metadata=meaning("address space of one worker; without it no limit")
+    )
+    threads: int | None = field(default=None, metadata=meaning("threads of one worker; without it one per core"))
+    backend: str | None = field(
+        default=None, metadata=meaning("native or openfhe; without it native where it is built")
+    )
+    client_wait_s: float = field(
+        default=limits.CLIENT_WAIT_S, metadata=meaning("seconds that an epoch may stay unanswered")
+    )
+    log_json: bool = field(default=False, metadata=meaning("log lines as JSON objects"))
 
     def chosen_backend(self) -> str:
         """The backend of this server's workers.
