@@ -17,6 +17,7 @@ class HetalError(Exception):
         status: gRPC status name that carries the error over the wire.
         default_hint: what the user can do about it, in one sentence.
         retryable: whether the same call may succeed later without a change.
+        request_id: of the call that failed, as both logs name it; empty where no call was made.
     """
 
     code: ClassVar[str] = "INTERNAL"
@@ -28,9 +29,11 @@ class HetalError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint if hint is not None else self.default_hint
+        self.request_id = ""
 
     def __str__(self) -> str:
-        return f"[{self.code}] {self.message}"
+        request = f" (request {self.request_id})" if self.request_id else ""
+        return f"[{self.code}] {self.message}{request}"
 
     def __reduce__(self) -> tuple[object, ...]:
         return (from_code, (self.code, self.message, self.hint))

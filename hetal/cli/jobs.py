@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.json_format import MessageToDict
 
 from hetal._pb import hetal_pb2 as pb
+from hetal.cli.call_log import add_log_option
 from hetal.cli.render import size
 from hetal.client.session import Client
 
@@ -25,6 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("job", nargs="?", metavar="ID", help="for show, cancel and delete")
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
     parser.add_argument("--json", action="store_true")
+    add_log_option(parser)
     parser.set_defaults(run=run, parser=parser)
 
 

@@ -31,12 +31,14 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; errors of the catalogue become two lines on standard error."""
+    """Run one command; errors of the catalogue become two or three lines on standard error."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     # A server's front does without OpenFHE, which other commands' modules import.
     named = [name for name in COMMANDS if arguments[:1] == [name]]
     args = build_parser(named or COMMANDS).parse_args(arguments)
     try:
+        if getattr(args, "call_log", None) is not None:
+            import_module("hetal.client.log").configure(args.call_log)
         return int(args.run(args))
     except HetalError as error:
         return _told(error)
@@ -47,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _told(error: HetalError) -> int:
-    print(f"error [{error.code}]: {error.message}\nhint: {error.hint}", file=sys.stderr)
+    request = f"\nrequest: {error.request_id}" if error.request_id else ""
+    print(f"error [{error.code}]: {error.message}\nhint: {error.hint}{request}", file=sys.stderr)
     return EXIT_ERROR
 
 

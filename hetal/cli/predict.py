@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hetal.ckks.presets import preset
+from hetal.cli.call_log import add_log_option
 from hetal.cli.train import passphrase
 from hetal.client.dataset import load_array
 from hetal.client.features import encode
@@ -41,6 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--keys", type=Path, metavar="FILE", help="with --encrypted: what train --keep-keys wrote")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_log_option(parser)
     parser.set_defaults(run=run)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
+from hetal.cli.call_log import add_log_option
 from hetal.cli.local_server import local_server
 from hetal.cli.render import duration, progress_output, size
 from hetal.client.dataset import Dataset, load, load_array
@@ -55,6 +56,7 @@ def add_parser(subparsers: Subparsers) -> None:
     out.add_argument("--keys", type=Path, metavar="FILE", help="with --resume: what --keep-keys wrote")
     out.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypts the saved key")
     out.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_log_option(out)
     parser.set_defaults(run=run)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, TypeVar, cast
 
 import grpc
 
-from hetal import limits
+from hetal import limits, request_id
 from hetal._pb import hetal_pb2 as pb
 from hetal._pb.hetal_pb2_grpc import HetalStub
+from hetal.client.log import event
 from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
 from hetal.protocol.channel_options import client_options
 
@@ -32,6 +35,23 @@ def error_of(error: grpc.aio.AioRpcError, address: str) -> HetalError:
     return HetalError(f"gRPC {error.code().name}: {error.details()}")
 
 
+class _Calls:
+    """The service's calls, each with the name of the present request."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = HetalStub(channel)
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        call = getattr(self._stub, method)
+
+        def start(request: Any, *, timeout: float | None = None) -> Any:
+            name = request_id.current.get() or request_id.new()
+            event("call", rpc=method, request=name)
+            return call(request, timeout=timeout, metadata=((request_id.REQUEST_ID_KEY, name),))
+
+        return start
+
+
 class Transport:
     """One connection to one server.
 
@@ -44,7 +64,7 @@ class Transport:
         self.bytes_sent = 0
         self.bytes_received = 0
         self._channel = grpc.aio.insecure_channel(address, options=client_options())
-        self.stub: Any = HetalStub(self._channel)
+        self.stub: Any = _Calls(self._channel)
 
     async def close(self) -> None:
         await self._channel.close(None)
@@ -63,7 +83,7 @@ class Transport:
         progress: Callable[[], object] | None = None,
         retry_on: tuple[type[HetalError], ...] = (ConnectionFailedError,),
     ) -> T:
-        """Repeat ``attempt`` on broken connections, with growing pauses.
+        """Repeat ``attempt`` on broken connections, with growing pauses. Each attempt is a request of its own name.
 
         Args:
             progress: a value that changes when an attempt got further; the count of attempts then starts anew.
@@ -71,18 +91,27 @@ class Transport:
         """
         failures, mark = 0, progress() if progress else None
         while True:
-            try:
-                return await attempt()
-            except grpc.aio.AioRpcError as error:
-                known = error_of(error, self.address)
-                if not isinstance(known, retry_on):
-                    raise known from error
-                if progress and progress() != mark:
-                    failures, mark = 0, progress()
-                failures += 1
-                if failures > limits.RECONNECT_ATTEMPTS_MAX:
-                    raise known from error
-                await asyncio.sleep(backoff_s(failures))
+            with request_id.request():
+                began = time.monotonic()
+                try:
+                    result = await attempt()
+                except HetalError as error:
+                    _tell(error, began)
+                    raise
+                except grpc.aio.AioRpcError as error:
+                    known = error_of(error, self.address)
+                    _tell(known, began)
+                    if not isinstance(known, retry_on):
+                        raise known from error
+                    if progress and progress() != mark:
+                        failures, mark = 0, progress()
+                    failures += 1
+                    if failures > limits.RECONNECT_ATTEMPTS_MAX:
+                        raise known from error
+                else:
+                    event("answered", seconds=round(time.monotonic() - began, 3))
+                    return result
+            await asyncio.sleep(backoff_s(failures))
 
     async def upload(self, job_id: str, name: str, data: bytes) -> None:
         """Send one blob, going on where a broken stream ended. Returns once the server has committed it."""
@@ -142,6 +171,14 @@ class Transport:
         if sha256 is not None and hashlib.sha256(data).digest() != sha256:
             raise HashMismatchError(f"{blob} does not have the SHA-256 that the server announced")
         return data
+
+
+def _tell(error: HetalError, began: float) -> None:
+    """Give the error the name of the request that met it, and a line in the log."""
+    if not error.request_id:
+        error.request_id = request_id.current.get()
+        seconds = round(time.monotonic() - began, 3)
+        event("failed", level=logging.WARNING, code=error.code, message=error.message, seconds=seconds)
 
 
 def backoff_s(failures: int) -> float:

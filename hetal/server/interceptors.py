@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
 
+from hetal import request_id
 from hetal.errors import HetalError
 from hetal.server.log import event
 
@@ -60,6 +61,7 @@ class ErrorInterceptor(_Interceptor):
 def _coroutine(method: Any, name: str) -> Any:
     async def call(request: Any, context: Any) -> Any:
         began = time.monotonic()
+        _name(context)
         try:
             response = await method(request, context)
         except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -75,6 +77,7 @@ def _coroutine(method: Any, name: str) -> Any:
 def _generator(method: Any, name: str) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         began = time.monotonic()
+        _name(context)
         try:
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:
@@ -95,9 +98,16 @@ async def _abort(context: Any, name: str, began: float, error: Exception) -> NoR
     else:
         known, text = HetalError(INTERNAL_TEXT), INTERNAL_TEXT
         event("rpc crashed", level=logging.ERROR, error=error, rpc=name)
-    metadata = ((CODE_KEY, known.code), (HINT_KEY, known.hint.encode()))
+    request = request_id.current.get()
+    metadata = ((CODE_KEY, known.code), (HINT_KEY, known.hint.encode()), (request_id.REQUEST_ID_KEY, request))
     await context.abort(grpc.StatusCode[known.status], text, trailing_metadata=metadata)
     raise known
+
+
+def _name(context: Any) -> None:
+    """Name the request in this task, which gRPC made for this call alone, and in the tasks that it starts."""
+    sent = dict(context.invocation_metadata() or ()).get(request_id.REQUEST_ID_KEY)
+    request_id.current.set(request_id.adopted(sent))
 
 
 def _log(name: str, began: float, code: str) -> None:

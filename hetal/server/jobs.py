@@ -8,6 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Coroutine
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -310,7 +311,8 @@ class Jobs:
         return Job(row.id, manifest, checked, row.created_unix_s, machine)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
+        # What a job does in its own time belongs to no request.
+        task = Context().run(asyncio.ensure_future, work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
 

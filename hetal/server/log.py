@@ -1,50 +1,16 @@
-"""Structured logs: one line an event, as key=value or as JSON. Names and sizes, never data."""
+"""The server's log."""
 
 from __future__ import annotations
 
-import json
 import logging
-import time
 from typing import Final
 
-LOGGER: Final = logging.getLogger("hetal.server")
+from hetal.log import Log
 
-Value = str | int | float | bool | None
-
-
-def event(name: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Value) -> None:
-    """Log one event; ``error`` adds its traceback."""
-    LOGGER.log(level, name, extra={"fields": fields}, exc_info=error)
+LOG: Final = Log("hetal.server")
+event = LOG.event
 
 
-class Formatter(logging.Formatter):
-    def __init__(self, *, as_json: bool) -> None:
-        super().__init__()
-        self._as_json = as_json
-
-    def format(self, record: logging.LogRecord) -> str:
-        values: dict[str, Value] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
-            "level": record.levelname,
-            "event": record.getMessage(),
-        }
-        values.update({k: v for k, v in getattr(record, "fields", {}).items() if v is not None})
-        if record.exc_info:
-            values["traceback"] = self.formatException(record.exc_info)
-        if self._as_json:
-            return json.dumps(values)
-        return " ".join(f"{key}={_quoted(value)}" for key, value in values.items())
-
-
-def configure(*, as_json: bool, level: int = logging.INFO) -> None:
+def configure(*, as_json: bool) -> None:
     """Send the server's log to standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(Formatter(as_json=as_json))
-    LOGGER.handlers[:] = [handler]
-    LOGGER.setLevel(level)
-    LOGGER.propagate = False
-
-
-def _quoted(value: Value) -> str:
-    text = str(value)
-    return json.dumps(text) if any(c.isspace() or c in '"=' for c in text) or not text else text
+    LOG.send_to(logging.StreamHandler(), as_json=as_json)

@@ -224,12 +224,13 @@ def main() -> int:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument("--memory-bytes", type=int)
+    parser.add_argument("--log-json", action="store_true")
     arguments = parser.parse_args()
     _die_with(arguments.parent)
     if arguments.memory_bytes is not None:
         resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    configure(as_json=False)
+    configure(as_json=arguments.log_json)
     # Libraries that write to standard output must not write into the protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

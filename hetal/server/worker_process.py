@@ -30,6 +30,8 @@ class WorkerProcess:
         arguments = ["--parent", str(os.getpid()), "--threads", str(threads), "--backend", backend]
         if config.worker_memory_gib is not None:
             arguments += ["--memory-bytes", str(int(config.worker_memory_gib * limits.GIB))]
+        if config.log_json:
+            arguments.append("--log-json")
         environment = {
             **os.environ,
             # Spinning threads beside other processes cost threefold (docs/parameters.md). The engine's parallel parts
