@@ -172,6 +172,16 @@ class JobNotFoundError(HetalError):
     default_hint = "List the jobs with ListJobs; a deleted job cannot come back."
 
 
+class UnauthenticatedError(HetalError):
+    code, status = "UNAUTHENTICATED", "UNAUTHENTICATED"
+    default_hint = "Use a valid client certificate with one URI among its alternative names, or one common name."
+
+
+class PermissionDeniedError(HetalError):
+    code, status = "PERMISSION_DENIED", "PERMISSION_DENIED"
+    default_hint = "Ask the server's operator; SECURITY.md lists which calls are open to whom."
+
+
 class AlreadyAttachedError(HetalError):
     code, status = "JOB_ALREADY_ATTACHED", "ABORTED"
     default_hint = "Another client drives this job; wait for it to disconnect."

@@ -149,7 +149,7 @@ class CreateJobRequest(_message.Message):
     def __init__(self, idempotency_key: _Optional[str] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., protocol_version: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("id", "state", "manifest", "epoch", "best_epoch", "blobs", "failure", "created_unix_s", "bytes_stored")
+    __slots__ = ("id", "state", "manifest", "epoch", "best_epoch", "blobs", "failure", "created_unix_s", "bytes_stored", "owner")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     MANIFEST_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class Job(_message.Message):
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     CREATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     BYTES_STORED_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: JobState
     manifest: Manifest
@@ -168,7 +169,8 @@ class Job(_message.Message):
     failure: Failure
     created_unix_s: float
     bytes_stored: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., epoch: _Optional[int] = ..., best_epoch: _Optional[int] = ..., blobs: _Optional[_Iterable[str]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., created_unix_s: _Optional[float] = ..., bytes_stored: _Optional[int] = ...) -> None: ...
+    owner: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., manifest: _Optional[_Union[Manifest, _Mapping]] = ..., epoch: _Optional[int] = ..., best_epoch: _Optional[int] = ..., blobs: _Optional[_Iterable[str]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., created_unix_s: _Optional[float] = ..., bytes_stored: _Optional[int] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class Failure(_message.Message):
     __slots__ = ("code", "message", "hint")

@@ -15,6 +15,7 @@ from hetal import limits
 from hetal._pb import hetal_pb2, hetal_pb2_grpc
 from hetal.errors import InputError
 from hetal.protocol.channel_options import server_options
+from hetal.server.authorization import AuthorizationInterceptor
 from hetal.server.config import ServerConfig
 from hetal.server.interceptors import ErrorInterceptor
 from hetal.server.jobs import Jobs
@@ -64,7 +65,9 @@ class Server:
         jobs = Jobs(store, config)
         uploads = Uploads(store, jobs)
         predictor = Predictor(store, config)
-        rpc = grpc.aio.server(interceptors=[ErrorInterceptor()], options=server_options())
+        rpc = grpc.aio.server(
+            interceptors=[ErrorInterceptor(), AuthorizationInterceptor(config.operators)], options=server_options()
+        )
         hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor), rpc)
         health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, rpc)

@@ -42,6 +42,9 @@ class ServerConfig:
     client_wait_s: float = field(
         default=limits.CLIENT_WAIT_S, metadata=meaning("seconds that an epoch may stay unanswered")
     )
+    operators: tuple[str, ...] = field(
+        default=(), metadata=meaning("identities that may list and cancel the jobs of all, such as cn:ops")
+    )
     log_json: bool = field(default=False, metadata=meaning("log lines as JSON objects"))
 
     def chosen_backend(self) -> str:

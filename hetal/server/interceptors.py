@@ -23,39 +23,31 @@ INTERNAL_TEXT: Final = "internal error; the server's log has the details"
 
 # Generic in its stubs alone.
 if TYPE_CHECKING:
-    _Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
 else:
-    _Interceptor = grpc.aio.ServerInterceptor
+    Interceptor = grpc.aio.ServerInterceptor
 
 
-class ErrorInterceptor(_Interceptor):
+def around(handler: Any, name: str, coroutine: Callable[[Any, str], Any], generator: Callable[[Any, str], Any]) -> Any:
+    """The handler with its method wrapped, by ``generator`` where the method is one; None stays None."""
+    if handler is None:
+        return None
+    kinds = {
+        (False, False): (handler.unary_unary, grpc.unary_unary_rpc_method_handler),
+        (False, True): (handler.unary_stream, grpc.unary_stream_rpc_method_handler),
+        (True, False): (handler.stream_unary, grpc.stream_unary_rpc_method_handler),
+        (True, True): (handler.stream_stream, grpc.stream_stream_rpc_method_handler),
+    }
+    method, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
+    wrap = generator if inspect.isasyncgenfunction(method) else coroutine
+    return make(wrap(method, name), handler.request_deserializer, handler.response_serializer)
+
+
+class ErrorInterceptor(Interceptor):
     """A :class:`HetalError` travels with its status, code and hint; anything else as INTERNAL with a public text."""
 
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
-        handler = await continuation(details)
-        if handler is None:
-            return None
-        if handler.response_streaming:
-            method = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            make = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            wrapped: Any = (
-                _generator(method, details.method)
-                if inspect.isasyncgenfunction(method)
-                else _coroutine(method, details.method)
-            )
-        else:
-            method = handler.stream_unary if handler.request_streaming else handler.unary_unary
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            wrapped = _coroutine(method, details.method)
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return around(await continuation(details), details.method, _coroutine, _generator)
 
 
 def _coroutine(method: Any, name: str) -> Any:

@@ -42,6 +42,7 @@ from hetal.protocol.messages import (
 from hetal.protocol.server_machine import ServerJob, Snapshot
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
 from hetal.server.config import ServerConfig
+from hetal.server.identity import Caller
 from hetal.server.log import event
 from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
@@ -59,6 +60,7 @@ class Job:
     """A job in memory. ``lock`` orders the messages to its machine; ``slot`` says whether it may have a worker."""
 
     id: str
+    owner: str
     manifest: pb.Manifest
     checked: CheckedManifest
     created_unix_s: float
@@ -111,17 +113,21 @@ class Jobs:
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """The job of that id. One that the caller may not see does not exist for it."""
         job = self._jobs.get(job_id)
-        if job is None:
+        if job is None or not caller.sees(job.owner):
             raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
         return job
 
     def all(self) -> list[Job]:
         return sorted(self._jobs.values(), key=lambda job: job.created_unix_s)
 
-    async def create(self, request: pb.CreateJobRequest) -> Job:
-        """Register a job, or find the one that the same key and manifest made."""
+    def seen_by(self, caller: Caller) -> list[Job]:
+        return [job for job in self.all() if caller.sees(job.owner)]
+
+    async def create(self, request: pb.CreateJobRequest, caller: Caller) -> Job:
+        """Register a job of the caller's, or find the one that the same key and manifest made."""
         if request.protocol_version != PROTOCOL_VERSION:
             raise VersionError(f"the client speaks protocol {request.protocol_version}, the server {PROTOCOL_VERSION}")
         key = request.idempotency_key
@@ -132,6 +138,7 @@ class Jobs:
             raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
         row = JobRow(
             id=uuid.uuid4().hex,
+            owner=caller.owner,
             idempotency_key=key,
             manifest=request.manifest.SerializeToString(deterministic=True),
             created_unix_s=time.time(),
@@ -143,10 +150,10 @@ class Jobs:
             await in_thread(self._store.files.remove_job, row.id)
             if stored.manifest != row.manifest:
                 raise InputError("the idempotency key was used with another manifest")
-            return self.get(stored.id)
+            return self.get(stored.id, caller)
         job = self._make(row, frozenset())
         self._jobs[job.id] = job
-        event("job created", job=job.id, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
+        event("job created", job=job.id, owner=job.owner, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
         return job
 
     async def attach(self, job: Job) -> tuple[str, Events]:
@@ -193,6 +200,7 @@ class Jobs:
             blobs=() if brief else job.checked.blobs,
             created_unix_s=job.created_unix_s,
             bytes_stored=stored,
+            owner=job.owner,
         )
         if brief:
             message.manifest.ClearField("blobs")
@@ -308,7 +316,7 @@ class Jobs:
         machine = ServerJob(
             frozenset(checked.blobs), checked.job.epochs_max, committed, Snapshot.from_json(row.snapshot)
         )
-        return Job(row.id, manifest, checked, row.created_unix_s, machine)
+        return Job(row.id, row.owner, manifest, checked, row.created_unix_s, machine)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # What a job does in its own time belongs to no request.

@@ -26,6 +26,7 @@ from hetal.protocol.messages import (
     Validation,
     WorkerProgress,
 )
+from hetal.server.authorization import caller
 from hetal.server.config import ServerConfig
 from hetal.server.jobs import Events, Job, Jobs
 from hetal.server.prediction import Predictor
@@ -58,31 +59,33 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         )
 
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
-        return await self._jobs.to_proto(await self._jobs.create(request))
+        return await self._jobs.to_proto(await self._jobs.create(request, caller()))
 
     async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.Job:
-        return await self._jobs.to_proto(self._jobs.get(request.job_id))
+        return await self._jobs.to_proto(self._jobs.get(request.job_id, caller()))
 
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
-        return pb.ListJobsResponse(jobs=[await self._jobs.to_proto(job, brief=True) for job in self._jobs.all()])
+        return pb.ListJobsResponse(
+            jobs=[await self._jobs.to_proto(job, brief=True) for job in self._jobs.seen_by(caller())]
+        )
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.Job:
-        job = self._jobs.get(request.job_id)
+        job = self._jobs.get(request.job_id, caller())
         await self._jobs.cancel(job)
         await self._uploads.revoke_job(job.id)
         return await self._jobs.to_proto(job)
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
-        job = self._jobs.get(request.job_id)
+        job = self._jobs.get(request.job_id, caller())
         await self._uploads.revoke_job(job.id)
         await self._predictor.forget(job.id)
         return pb.DeleteJobResponse(bytes_freed=await self._jobs.delete(job))
 
     async def UploadBlob(self, request_iterator: AsyncIterator[pb.UploadBlobRequest], context: Any) -> pb.BlobStatus:
-        return await self._uploads.receive(request_iterator)
+        return await self._uploads.receive(request_iterator, caller())
 
     async def StatBlobs(self, request: pb.StatBlobsRequest, context: Any) -> pb.StatBlobsResponse:
-        job = self._jobs.get(request.job_id)
+        job = self._jobs.get(request.job_id, caller())
         return pb.StatBlobsResponse(blobs=await self._uploads.stat(job, list(request.names)))
 
     async def Train(
@@ -91,7 +94,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         first = await _first(request_iterator)
         if first is None or first.WhichOneof("message") != "attach":
             raise StateError("the first message of a Train stream is Attach")
-        job = self._jobs.get(first.job_id)
+        job = self._jobs.get(first.job_id, caller())
         client, events = await self._jobs.attach(job)
         reader = asyncio.ensure_future(self._read_answers(request_iterator, job, client, events))
         try:
@@ -104,7 +107,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
             await self._jobs.detach(job, client)
 
     async def DownloadModel(self, request: pb.DownloadRequest, context: Any) -> AsyncIterator[pb.DownloadChunk]:
-        job = self._jobs.get(request.job_id)
+        job = self._jobs.get(request.job_id, caller())
         async for chunk in _chunks(self._result(job, request.blob), request.offset):
             yield chunk
 
@@ -115,7 +118,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         if first is None or first.WhichOneof("part") != "header":
             raise InputError("the first message of a prediction is its header")
         header = first.header
-        job = self._jobs.get(header.job_id)
+        job = self._jobs.get(header.job_id, caller())
         model = self._result(job, MODEL)
         if not 1 <= header.samples <= limits.SAMPLES_MAX:
             raise InputError(f"samples = {header.samples} is outside 1..{limits.SAMPLES_MAX}")

@@ -24,6 +24,7 @@ from hetal.errors import (
     UnknownBlobError,
 )
 from hetal.protocol.messages import BlobCommitted, State
+from hetal.server.identity import Caller
 from hetal.server.jobs import Job, Jobs
 from hetal.server.log import event
 from hetal.server.store.files import READ_BYTES
@@ -80,13 +81,13 @@ class Uploads:
         self._jobs = jobs
         self._active: dict[tuple[str, str], asyncio.Task[pb.BlobStatus]] = {}
 
-    async def receive(self, stream: AsyncIterator[pb.UploadBlobRequest]) -> pb.BlobStatus:
+    async def receive(self, stream: AsyncIterator[pb.UploadBlobRequest], caller: Caller) -> pb.BlobStatus:
         """Take one upload stream to its end or its break."""
         first = await _next(stream)
         if first is None or first.WhichOneof("part") != "header":
             raise InputError("the first message of an upload is its header")
         header = first.header
-        job = self._jobs.get(header.job_id)
+        job = self._jobs.get(header.job_id, caller)
         self._check(job, header)
         key = (job.id, header.name)
         await self._revoke(key)

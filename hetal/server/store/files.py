@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -99,14 +100,17 @@ class Files:
             return 0
 
     def promote(self, partial: Path, sha256: bytes) -> None:
-        """Make a complete, flushed upload an object."""
+        """Give a complete, flushed upload the name of an object as well.
+
+        The partial keeps its name until the commit is recorded: after a crash in between the upload goes on at its end.
+        """
         target = self.object(sha256)
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
             fsync_dir(self.objects)
-        os.replace(partial, target)
+        with suppress(FileExistsError):
+            os.link(partial, target)
         fsync_dir(target.parent)
-        fsync_dir(partial.parent)
 
     def remove_object(self, sha256: bytes) -> int:
         """Bytes freed."""

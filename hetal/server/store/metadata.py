@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-SCHEMA: Final = """
+from hetal.errors import BackendError
+
+# A database remembers in user_version how many of these scripts made it; the rest run when it is opened.
+MIGRATIONS: Final = (
+    """
 CREATE TABLE IF NOT EXISTS jobs (
     id TEXT PRIMARY KEY,
     idempotency_key TEXT NOT NULL UNIQUE,
@@ -32,12 +36,29 @@ CREATE TABLE IF NOT EXISTS partials (
     sha256 BLOB NOT NULL,
     PRIMARY KEY (job_id, name)
 ) STRICT;
-"""
+""",
+    """
+CREATE TABLE owned (
+    id TEXT PRIMARY KEY,
+    owner TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    manifest BLOB NOT NULL,
+    created_unix_s REAL NOT NULL,
+    snapshot TEXT NOT NULL,
+    UNIQUE (owner, idempotency_key)
+) STRICT;
+INSERT INTO owned SELECT id, 'local', idempotency_key, manifest, created_unix_s, snapshot FROM jobs;
+DROP TABLE jobs;
+ALTER TABLE owned RENAME TO jobs;
+""",
+)
+JOB_COLUMNS: Final = "id, owner, idempotency_key, manifest, created_unix_s, snapshot"
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
     id: str
+    owner: str
     idempotency_key: str
     manifest: bytes
     created_unix_s: float
@@ -58,12 +79,23 @@ class Metadata:
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
+        self._migrate(path)
         self._db.execute("PRAGMA foreign_keys = ON")
-        self._db.executescript(SCHEMA)
 
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+    def _migrate(self, path: Path) -> None:
+        # Foreign keys are off meanwhile: dropping a table would delete what refers to it.
+        (version,) = self._db.execute("PRAGMA user_version").fetchone()
+        if version > len(MIGRATIONS):
+            self._db.close()
+            raise BackendError(
+                f"{path} was written by a newer release", hint="Install that release, or choose another --data-dir."
+            )
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -80,18 +112,22 @@ class Metadata:
     # -- jobs ---------------------------------------------------------------------------------------------------------
 
     def add_job(self, row: JobRow) -> JobRow:
-        """The stored job of that idempotency key: ``row`` itself when the key is new."""
+        """The stored job of that owner's idempotency key: ``row`` itself when the key is new."""
         with self.transaction() as db:
-            found = db.execute("SELECT * FROM jobs WHERE idempotency_key = ?", (row.idempotency_key,)).fetchone()
+            found = db.execute(
+                f"SELECT {JOB_COLUMNS} FROM jobs WHERE owner = ? AND idempotency_key = ?",
+                (row.owner, row.idempotency_key),
+            ).fetchone()
             if found is not None:
                 return JobRow(*found)
-            values = (row.id, row.idempotency_key, row.manifest, row.created_unix_s, row.snapshot)
-            db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?)", values)
+            values = (row.id, row.owner, row.idempotency_key, row.manifest, row.created_unix_s, row.snapshot)
+            db.execute(f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
             return row
 
     def jobs(self) -> list[JobRow]:
         with self._lock:
-            return [JobRow(*row) for row in self._db.execute("SELECT * FROM jobs ORDER BY created_unix_s, id")]
+            rows = self._db.execute(f"SELECT {JOB_COLUMNS} FROM jobs ORDER BY created_unix_s, id")
+            return [JobRow(*row) for row in rows]
 
     def save_snapshot(self, job_id: str, snapshot: str) -> None:
         with self.transaction() as db:
@@ -125,6 +161,16 @@ class Metadata:
         with self._lock:
             return self._db.execute("SELECT 1 FROM blobs WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone() is not None
 
+    def owns(self, job_id: str, row: BlobRow) -> bool:
+        """Whether the job's owner has committed a blob of that content, in any job."""
+        with self._lock:
+            found = self._db.execute(
+                "SELECT 1 FROM blobs JOIN jobs ON jobs.id = blobs.job_id WHERE blobs.sha256 = ? AND blobs.bytes = ? "
+                "AND jobs.owner = (SELECT owner FROM jobs WHERE id = ?) LIMIT 1",
+                (row.sha256, row.size_bytes, job_id),
+            )
+            return found.fetchone() is not None
+
     def hashes(self) -> set[bytes]:
         """Contents that a committed or an announced blob refers to."""
         with self._lock:
@@ -140,6 +186,11 @@ class Metadata:
                 "SELECT sha256 FROM partials WHERE job_id = ? AND name = ?", (job_id, name)
             ).fetchone()
             return None if row is None else bytes(row[0])
+
+    def partials(self) -> list[tuple[str, str]]:
+        """Job and blob name of every unfinished upload."""
+        with self._lock:
+            return list(self._db.execute("SELECT job_id, name FROM partials"))
 
     def set_partial(self, job_id: str, name: str, sha256: bytes) -> None:
         with self.transaction() as db:

@@ -25,7 +25,11 @@ class Store:
         self._lock_file = _own(root)
         self._lock = threading.RLock()
         self.files = Files(root)
-        self.metadata = Metadata(root / "hetal.sqlite3")
+        try:
+            self.metadata = Metadata(root / "hetal.sqlite3")
+        except BackendError:
+            self._lock_file.close()
+            raise
         self._sweep()
 
     def close(self) -> None:
@@ -33,8 +37,13 @@ class Store:
         self._lock_file.close()
 
     def link(self, job_id: str, name: str, row: BlobRow) -> bool:
-        """Commit a blob whose content the store has already; False where it has not."""
+        """Commit a blob whose content the job's owner has stored already; False where that is not so.
+
+        Content of other owners does not count: who knows a hash alone must not learn whether anybody has its bytes.
+        """
         with self._lock:
+            if not self.metadata.owns(job_id, row):
+                return False
             path = self.files.object(row.sha256)
             if not path.exists() or path.stat().st_size != row.size_bytes:
                 return False
@@ -50,8 +59,10 @@ class Store:
                 if present.sha256 != row.sha256:
                     raise BlobConflictError(f"blob {name} is committed with other content")
                 return
-            self.files.promote(self.files.partial(job_id, name), row.sha256)
+            partial = self.files.partial(job_id, name)
+            self.files.promote(partial, row.sha256)
             self.metadata.add_blob(job_id, name, row)
+            partial.unlink()
 
     def discard_partial(self, job_id: str, name: str) -> None:
         self.files.partial(job_id, name).unlink(missing_ok=True)
@@ -66,7 +77,7 @@ class Store:
             return freed + self.files.remove_job(job_id)
 
     def _sweep(self) -> None:
-        """Finish deletions that a crash cut short."""
+        """Finish commits and deletions that a crash cut short."""
         known = self.metadata.hashes()
         for sha256 in list(self.files.object_hashes()):
             if sha256 not in known:
@@ -75,6 +86,10 @@ class Store:
         for folder in list(self.files.jobs.iterdir()):
             if folder.name not in jobs:
                 self.files.remove_job(folder.name)
+        unfinished = {self.files.partial(job_id, name) for job_id, name in self.metadata.partials()}
+        for partial in list(self.files.jobs.glob("*/partial/*")):
+            if partial not in unfinished:
+                partial.unlink()
 
 
 def _own(root: Path) -> IO[str]:
