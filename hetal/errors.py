@@ -208,6 +208,32 @@ class QuotaError(HetalError):
     default_hint = "Delete finished jobs, or ask the operator to raise the named limit."
 
 
+class DiskFullError(HetalError):
+    """The server's disk has no room; what was acknowledged before is safe."""
+
+    code, status = "DISK_FULL", "RESOURCE_EXHAUSTED"
+    default_hint = "Delete finished jobs or give the server a larger disk, then attach again: nothing is lost."
+    retryable = True
+
+
+class OutOfMemoryError(HetalError):
+    code, status = "OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"
+    default_hint = "Raise --worker-memory-gib, use a machine with more memory, or choose a smaller preset or batch."
+    retryable = True
+
+
+class JobTooLargeError(HetalError):
+    """A job needs more memory than the server may ever give it."""
+
+    code, status = "JOB_TOO_LARGE", "RESOURCE_EXHAUSTED"
+    default_hint = "Choose a smaller preset or a smaller batch, or a server with more memory."
+
+
+class DamagedCheckpointError(IntegrityError):
+    code = "CHECKPOINT_DAMAGED"
+    default_hint = "The server's disk lost the job's state; check the disk, and train again with a new job."
+
+
 class WorkerDiedError(HetalError):
     code, status = "WORKER_DIED", "INTERNAL"
     default_hint = (
@@ -231,6 +257,11 @@ class ConnectionFailedError(HetalError):
     code, status = "SERVER_UNREACHABLE", "UNAVAILABLE"
     default_hint = "Check the address and that the server runs; `hetal serve` prints the address it listens on."
     retryable = True
+
+
+class ShuttingDownError(ConnectionFailedError):
+    code = "SERVER_SHUTTING_DOWN"
+    default_hint = "The server is being stopped or restarted; the client goes on by itself when it is back."
 
 
 class VersionError(HetalError):

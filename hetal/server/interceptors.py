@@ -15,6 +15,7 @@ import grpc
 from hetal import request_id
 from hetal.errors import HetalError
 from hetal.server.log import event
+from hetal.server.resources import shortage
 
 CODE_KEY: Final = "hetal-code"
 HINT_KEY: Final = "hetal-hint-bin"
@@ -84,6 +85,9 @@ def _generator(method: Any, name: str) -> Any:
 
 
 async def _abort(context: Any, name: str, began: float, error: Exception) -> NoReturn:
+    short = shortage(error)
+    if short is not None:
+        error = short
     if isinstance(error, HetalError):
         known, text = error, error.message
         _log(name, began, error.code)

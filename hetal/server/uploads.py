@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import Final, TypeVar
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
@@ -15,15 +17,19 @@ from hetal.errors import (
     BlobConflictError,
     ChunkOrderError,
     ConnectionFailedError,
+    DiskFullError,
     HashMismatchError,
+    HetalError,
     InputError,
     OversizedError,
     QuotaError,
+    ShuttingDownError,
     StateError,
     TruncatedError,
     UnknownBlobError,
 )
 from hetal.protocol.messages import BlobCommitted, State
+from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.jobs import Job, Jobs
 from hetal.server.log import event
@@ -33,6 +39,7 @@ from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
 
 SHA256_BYTES: Final = 32
+SHUTTING_DOWN_TEXT: Final = "the server is shutting down"
 _Message = TypeVar("_Message", pb.UploadBlobRequest, pb.PredictRequest)
 
 
@@ -40,7 +47,9 @@ class Receiver:
     """Appends chunks to a file and hashes them. Blocking."""
 
     def __init__(self, path: Path, offset: int, total_bytes: int) -> None:
-        self._file: IO[bytes] = open(path, "r+b" if offset else "wb")  # noqa: SIM115
+        # Without a buffer: where the disk is full, what is written is known, and closing writes no more.
+        self._file = FileIO(path, "r+" if offset else "w")
+        failpoint("upload.opened")
         self._hash = hashlib.sha256()
         self._total_bytes = total_bytes
         self.offset = 0
@@ -58,13 +67,21 @@ class Receiver:
             raise InputError("an empty chunk")
         if self.offset + len(data) > self._total_bytes:
             raise OversizedError(f"more bytes came than the {self._total_bytes} announced")
-        self._file.write(data)
-        self._hash.update(data)
-        self.offset += len(data)
+        failpoint("upload.chunk")
+        view = memoryview(data)
+        while view:
+            written = self._file.write(view)
+            self._hash.update(view[:written])
+            self.offset += written
+            view = view[written:]
+        failpoint("upload.written")
 
-    def flush(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def keep(self) -> None:
+        """What came is on disk when this returns; nothing more can be appended."""
+        with self._file:
+            failpoint("upload.sync")
+            os.fsync(self._file.fileno())
+            failpoint("upload.synced")
 
     def digest(self) -> bytes:
         return self._hash.digest()
@@ -73,13 +90,27 @@ class Receiver:
         self._file.close()
 
 
+@dataclass(slots=True, eq=False)
+class _Stream:
+    """A running upload; ``ended`` is why the server broke it off."""
+
+    task: asyncio.Task[pb.BlobStatus]
+    ended: HetalError | None = None
+
+    async def end(self, reason: HetalError) -> None:
+        self.ended = reason
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
 class Uploads:
     """All running uploads of a server. A new stream for a blob takes over from a stale one."""
 
     def __init__(self, store: Store, jobs: Jobs) -> None:
         self._store = store
         self._jobs = jobs
-        self._active: dict[tuple[str, str], asyncio.Task[pb.BlobStatus]] = {}
+        self._active: dict[tuple[str, str], _Stream] = {}
+        self._closing = False
 
     async def receive(self, stream: AsyncIterator[pb.UploadBlobRequest], caller: Caller) -> pb.BlobStatus:
         """Take one upload stream to its end or its break."""
@@ -90,19 +121,24 @@ class Uploads:
         job = self._jobs.get(header.job_id, caller)
         self._check(job, header)
         key = (job.id, header.name)
-        await self._revoke(key)
-        task = asyncio.ensure_future(self._receive(job, header, stream))
-        self._active[key] = task
+        # A dead connection may hold the blob until its keepalive runs out; and others may want it, too.
+        while (stale := self._active.get(key)) is not None:
+            await self._end(key, stale, StateError(f"another stream took over the upload of blob {header.name}"))
+            event("upload taken over", job=job.id, blob=header.name)
+        if self._closing:
+            raise ShuttingDownError(SHUTTING_DOWN_TEXT)
+        running = _Stream(asyncio.ensure_future(self._receive(job, header, stream)))
+        self._active[key] = running
         try:
-            return await task
+            return await running.task
         except asyncio.CancelledError:
-            if self._active.get(key) is task:
-                task.cancel()
-                await asyncio.wait({task})
-                raise
-            raise StateError(f"another stream took over the upload of blob {header.name}") from None
+            if running.ended is not None:
+                raise running.ended from None
+            running.task.cancel()
+            await asyncio.wait({running.task})
+            raise
         finally:
-            if self._active.get(key) is task:
+            if self._active.get(key) is running:
                 del self._active[key]
 
     async def stat(self, job: Job, names: list[str]) -> list[pb.BlobStatus]:
@@ -113,8 +149,15 @@ class Uploads:
 
     async def revoke_job(self, job_id: str) -> None:
         """Break off every upload of a job."""
-        for key in [key for key in self._active if key[0] == job_id]:
-            await self._revoke(key)
+        for key, stream in [item for item in self._active.items() if item[0][0] == job_id]:
+            await self._end(key, stream, StateError("the job was cancelled or deleted"))
+
+    async def close(self) -> None:
+        """Break off all uploads: their clients go on at the next start, from what is on disk then."""
+        self._closing = True
+        await asyncio.gather(
+            *(self._end(key, stream, ShuttingDownError(SHUTTING_DOWN_TEXT)) for key, stream in self._active.items())
+        )
 
     def _check(self, job: Job, header: pb.UploadHeader) -> None:
         _require_listed(job, header.name)
@@ -126,12 +169,10 @@ class Uploads:
         if header.bytes > bytes_max:
             raise OversizedError(f"blob {header.name} has {header.bytes} bytes; the manifest allows {bytes_max}")
 
-    async def _revoke(self, key: tuple[str, str]) -> None:
-        stale = self._active.pop(key, None)
-        if stale is not None:
-            stale.cancel()
-            await asyncio.wait({stale})
-            event("upload taken over", job=key[0], blob=key[1])
+    async def _end(self, key: tuple[str, str], stream: _Stream, reason: HetalError) -> None:
+        await stream.end(reason)
+        if self._active.get(key) is stream:
+            del self._active[key]
 
     async def _receive(
         self, job: Job, header: pb.UploadHeader, stream: AsyncIterator[pb.UploadBlobRequest]
@@ -156,9 +197,9 @@ class Uploads:
                 if message.WhichOneof("part") != "chunk":
                     raise InputError("an upload has one header")
                 await in_thread(receiver.append, message.chunk.offset, message.chunk.data)
-            await in_thread(receiver.flush)
         finally:
-            await in_thread(receiver.close)
+            # Also of a broken stream: StatBlobs tells the client that these bytes need not come again.
+            await in_thread(receiver.keep)
         if receiver.offset < header.bytes:
             event("upload truncated", job=job.id, blob=header.name, bytes=receiver.offset, of=header.bytes)
             return pb.BlobStatus(name=header.name, committed_bytes=receiver.offset, sha256=row.sha256)
@@ -166,7 +207,9 @@ class Uploads:
             await in_thread(self._store.discard_partial, job.id, header.name)
             raise HashMismatchError(f"blob {header.name} does not have the announced SHA-256; its bytes were discarded")
         await in_thread(self._store.commit, job.id, header.name, row)
+        failpoint("upload.committed")
         await self._jobs.dispatch(job, BlobCommitted(header.name))
+        failpoint("upload.heard")
         return _status(header.name, row)
 
     def _prepare(self, job: Job, header: pb.UploadHeader) -> int:
@@ -181,7 +224,7 @@ class Uploads:
         if stored + header.bytes > limits.JOB_BYTES_MAX:
             raise QuotaError(f"the job's blobs would exceed {limits.JOB_BYTES_MAX} bytes")
         if store.files.free_bytes() < header.bytes - offset + limits.DISK_RESERVE_BYTES:
-            raise QuotaError(f"the server's disk has no room for the {header.bytes} bytes of blob {header.name}")
+            raise DiskFullError(f"the server's disk has no room for the {header.bytes} bytes of blob {header.name}")
         return offset
 
     def _stat(self, job_id: str, names: list[str]) -> list[pb.BlobStatus]:

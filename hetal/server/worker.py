@@ -21,24 +21,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
 from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX
-from hetal.errors import BackendError, HetalError, IntegrityError, MissingBlobError
+from hetal.errors import HetalError, IntegrityError, MissingBlobError
 from hetal.protocol.job import KEYS_MULT
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
+from hetal.server.checkpoint import Checkpoints
 from hetal.server.config import BACKENDS
+from hetal.server.failpoints import failpoint
 from hetal.server.log import configure, event
+from hetal.server.resources import shortage
 from hetal.server.store.files import result_file, write_atomically
 
 if TYPE_CHECKING:
     from hetal.server.trainer import Trainer
 
 PR_SET_PDEATHSIG: Final = 1
-CHECKPOINT: Final = "checkpoint"
+OOM_SCORE_ADJUSTMENT: Final = "500"
 ROTATION_PREFIX: Final = "keys/rotation/"
 CRASH_TEXT: Final = "the computation failed; the server's log has the details"
 
@@ -54,6 +58,14 @@ class Worker:
         self._out = out
         self._threads = threads
         self._backend = backend
+        self._busy = False
+        self._draining = False
+
+    def drain(self) -> None:
+        """End soon: at once where nothing would be lost, else with a checkpoint after the present iteration."""
+        if not self._busy:
+            raise SystemExit(0)
+        self._draining = True
 
     def serve(self) -> None:
         """Work until the front closes the pipe. The first error ends the worker."""
@@ -66,27 +78,29 @@ class Worker:
                         self._predict(command)
         except HetalError as error:
             self._emit("failed", code=error.code, message=error.message, hint=error.hint)
-        except MemoryError:
-            hint = "Raise --worker-memory-gib, or choose a smaller preset."
-            self._emit("failed", code=BackendError.code, message="the worker ran out of memory", hint=hint)
         except Exception as error:
-            event("worker crashed", level=logging.ERROR, error=error)
-            known = HetalError(CRASH_TEXT)
+            known = shortage(error)
+            if known is None:
+                event("worker crashed", level=logging.ERROR, error=error)
+                known = HetalError(CRASH_TEXT)
             self._emit("failed", code=known.code, message=known.message, hint=known.hint)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def _train(self, command: Record) -> None:
+        failpoint("train.begin")
         trainer, checked = self._trainer(command)
+        failpoint("train.loaded")
         job = checked.job
         results = Path(command["results"])
         answered = int(command["answered_epoch"])
-        if (results / CHECKPOINT).exists():
-            trainer.restore((results / CHECKPOINT).read_bytes())
-        else:
+        checkpoints = Checkpoints(results)
+        if not checkpoints.restore(trainer.restore):
             trainer.initialise()
-        if not answered <= trainer.epoch <= answered + 1:
+        # It may lie behind the answers: a damaged checkpoint gave way to an older one, and epochs are computed again.
+        if trainer.epoch > answered + 1:
             raise IntegrityError(f"the checkpoint is of epoch {trainer.epoch}, and epoch {answered} is answered")
+        failpoint("train.restored")
 
         iterations_max = job.batches * job.epochs_max
         seconds, saved_s = 0.0, time.monotonic()
@@ -97,29 +111,40 @@ class Worker:
                 continue
             self._progress("training", trainer, iterations_max, seconds)
             began = time.monotonic()
+            self._busy = True
+            failpoint("iteration.before")
             trainer.run_iteration()
+            failpoint("iteration.after")
             gc.collect()
             seconds = time.monotonic() - began
             if trainer.epoch > answered:
                 self._progress("validating", trainer, iterations_max, seconds)
                 write_atomically(results / result_file(f"logits/{trainer.epoch:05d}"), trainer.validation_logits())
                 write_atomically(results / result_file(f"model/{trainer.epoch:05d}"), trainer.model())
+                failpoint("results.written")
             # The results of an epoch are on disk before the checkpoint that says it is over.
-            if trainer.epoch > answered or time.monotonic() - saved_s > limits.CHECKPOINT_INTERVAL_S:
-                write_atomically(results / CHECKPOINT, trainer.checkpoint())
+            due = trainer.epoch > answered or time.monotonic() - saved_s > limits.CHECKPOINT_INTERVAL_S
+            if due or self._draining:
+                checkpoints.save(trainer.checkpoint())
                 saved_s = time.monotonic()
+            self._busy = False
+            if self._draining:
+                raise SystemExit(0)
 
     def _report_epoch(self, results: Path, epoch: int) -> None:
+        failpoint("epoch.before")
         self._emit(
             "epoch",
             epoch=epoch,
             logits=_facts(results / result_file(f"logits/{epoch:05d}")),
             model=_facts(results / result_file(f"model/{epoch:05d}")),
         )
+        failpoint("epoch.after")
 
     def _answer(self, epoch: int) -> int:
         for command in self._commands:
             if command["command"] == "continue" and command["epoch"] == epoch:
+                failpoint("answer.passed")
                 return epoch
         raise SystemExit(0)
 
@@ -234,7 +259,9 @@ def main() -> int:
     # Libraries that write to standard output must not write into the protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    Worker(map(json.loads, sys.stdin), out, arguments.threads, arguments.backend).serve()
+    worker = Worker(map(json.loads, sys.stdin), out, arguments.threads, arguments.backend)
+    signal.signal(signal.SIGTERM, lambda *_: worker.drain())
+    worker.serve()
     return 0
 
 
@@ -242,6 +269,9 @@ def _die_with(parent: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         raise SystemExit(0)
+    # Where memory runs out, the kernel is to end a worker, which starts again, and not the front.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE_ADJUSTMENT)
 
 
 def _mapped(path: Path) -> memoryview:

@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from hetal.server.failpoints import failpoint
+
 READ_BYTES: Final = 1 << 20
 
 
@@ -28,13 +30,21 @@ def fsync_dir(path: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` as a whole; it is on disk when this returns."""
+    """Replace ``path`` as a whole; it is on disk when this returns. Where that fails, ``path`` is as it was."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            failpoint("file.write")
+            file.write(data)
+            file.flush()
+            failpoint("file.written")
+            os.fsync(file.fileno())
+        failpoint("file.synced")
+        os.replace(temporary, path)
+        failpoint("file.renamed")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     fsync_dir(path.parent)
 
 
@@ -92,6 +102,7 @@ class Files:
             folder.mkdir(parents=True, exist_ok=True)
             fsync_dir(folder.parent)
         fsync_dir(self.jobs)
+        failpoint("job.folder")
 
     def partial_bytes(self, job_id: str, name: str) -> int:
         try:
@@ -108,9 +119,12 @@ class Files:
         if not target.parent.exists():
             target.parent.mkdir(exist_ok=True)
             fsync_dir(self.objects)
+        failpoint("object.link")
         with suppress(FileExistsError):
             os.link(partial, target)
+        failpoint("object.linked")
         fsync_dir(target.parent)
+        failpoint("object.synced")
 
     def remove_object(self, sha256: bytes) -> int:
         """Bytes freed."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from hetal.errors import BackendError
+from hetal.server.failpoints import failpoint
 
 # A database remembers in user_version how many of these scripts made it; the rest run when it is opened.
 MIGRATIONS: Final = (
@@ -103,11 +104,16 @@ class Metadata:
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             try:
+                failpoint("db.begin")
                 yield self._db
+                failpoint("db.changed")
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # SQLite rolls back by itself where its disk is full.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
+            failpoint("db.committed")
 
     # -- jobs ---------------------------------------------------------------------------------------------------------
 

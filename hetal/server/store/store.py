@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from hetal.errors import BackendError, BlobConflictError
+from hetal.server.failpoints import failpoint
 from hetal.server.store.files import Files
 from hetal.server.store.metadata import BlobRow, Metadata
 
@@ -73,7 +74,9 @@ class Store:
         with self._lock:
             hashes = {row.sha256 for row in self.metadata.blobs(job_id).values()}
             self.metadata.delete_job(job_id)
+            failpoint("delete.row")
             freed = sum(self.files.remove_object(h) for h in hashes if not self.metadata.referenced(h))
+            failpoint("delete.objects")
             return freed + self.files.remove_job(job_id)
 
     def _sweep(self) -> None:
