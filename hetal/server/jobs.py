@@ -42,6 +42,7 @@ from hetal.protocol.messages import (
 from hetal.protocol.server_machine import ServerJob, Snapshot
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
 from hetal.server.config import ServerConfig
+from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.log import event
 from hetal.server.store.files import tree_bytes
@@ -82,6 +83,7 @@ class Jobs:
         self._waiting: deque[Job] = deque()
         self._slots_free = config.jobs_running
         self._tasks: set[asyncio.Task[None]] = set()
+        self._dispatching: set[asyncio.Future[None]] = set()
         self._closing = False
 
     # -- life of the server -------------------------------------------------------------------------------------------
@@ -108,8 +110,8 @@ class Jobs:
                 events.put_nowait(ConnectionFailedError("the server is shutting down"))
         trainings = [job.training for job in self._jobs.values() if job.training is not None]
         await asyncio.gather(*(training.stop() for training in trainings))
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=limits.SHUTDOWN_GRACE_S)
+        if self._tasks | self._dispatching:
+            await asyncio.wait(self._tasks | self._dispatching, timeout=limits.SHUTDOWN_GRACE_S)
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -146,6 +148,7 @@ class Jobs:
         )
         await in_thread(self._store.files.make_job, row.id)
         stored = await in_thread(self._store.metadata.add_job, row)
+        failpoint("job.row")
         if stored.id != row.id:
             await in_thread(self._store.files.remove_job, row.id)
             if stored.manifest != row.manifest:
@@ -212,7 +215,16 @@ class Jobs:
     # -- the machine's effects ----------------------------------------------------------------------------------------
 
     async def dispatch(self, job: Job, message: ServerMessage, source: Training | None = None) -> None:
-        """Give a message to the job's machine and carry out what it says. Messages of a replaced worker are dropped."""
+        """Give a message to the job's machine and carry out what it says. Messages of a replaced worker are dropped.
+
+        A cancelled caller, such as a stream that broke, leaves nothing half done.
+        """
+        work = asyncio.ensure_future(self._dispatch(job, message, source))
+        self._dispatching.add(work)
+        work.add_done_callback(self._dispatching.discard)
+        await asyncio.shield(work)
+
+    async def _dispatch(self, job: Job, message: ServerMessage, source: Training | None) -> None:
         async with job.lock:
             if job.id not in self._jobs or (source is not None and job.training is not source):
                 return
@@ -227,13 +239,16 @@ class Jobs:
         match effect:
             case Persist():
                 text = job.machine.snapshot.to_json()
+                failpoint("snapshot.before")
                 await in_thread(self._store.metadata.save_snapshot, job.id, text)
+                failpoint("snapshot.after")
             case Enqueue():
                 self._waiting.append(job)
                 self._grant()
             case StartWorker(restarts):
                 await self._start_worker(job, restarts)
             case WorkerContinue(epoch):
+                failpoint("answer.taken")
                 if job.training is not None:
                     await job.training.go_on(epoch)
             case StopWorker():
@@ -245,6 +260,7 @@ class Jobs:
                     job.clients[client].put_nowait(None)
             case KeepModel(epochs):
                 await in_thread(self._remove_models, job.id, epochs)
+                failpoint("models.removed")
             case StartClientTimer():
                 self._cancel_timer(job)
                 loop = asyncio.get_running_loop()
@@ -263,6 +279,7 @@ class Jobs:
         if isinstance(emitted, Queued):
             ahead = self._waiting.index(job) if job in self._waiting else 0
             emitted = Queued(ahead + (self._config.jobs_running - self._slots_free) - job.slot)
+        failpoint("event.before")
         events.put_nowait(emitted)
 
     async def _start_worker(self, job: Job, restarts: int) -> None:
@@ -304,6 +321,7 @@ class Jobs:
 
     async def _granted(self, job: Job) -> None:
         # The job may have been cancelled meanwhile, which gave the slot to another.
+        failpoint("slot.granted")
         if job.slot:
             await self.dispatch(job, SlotGranted())
 

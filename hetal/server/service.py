@@ -28,6 +28,7 @@ from hetal.protocol.messages import (
 )
 from hetal.server.authorization import caller
 from hetal.server.config import ServerConfig
+from hetal.server.failpoints import failpoint
 from hetal.server.jobs import Events, Job, Jobs
 from hetal.server.prediction import Predictor
 from hetal.server.store.store import Store
@@ -102,6 +103,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
                 if isinstance(item, HetalError):
                     raise item
                 yield _event(item)
+                failpoint("event.after")
         finally:
             reader.cancel()
             await self._jobs.detach(job, client)
@@ -146,6 +148,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         """Feed the client's answers to the machine; whatever goes wrong ends the stream."""
         try:
             async for request in requests:
+                failpoint("answer.heard")
                 if request.job_id and request.job_id != job.id:
                     raise InputError("a Train stream serves one job")
                 match request.WhichOneof("message"):
@@ -221,6 +224,7 @@ async def _chunks(path: Path, offset: int) -> AsyncIterator[pb.DownloadChunk]:
         file.seek(offset)
         while True:
             data = await in_thread(file.read, limits.CHUNK_BYTES)
+            failpoint("download.chunk")
             yield pb.DownloadChunk(offset=offset, total_bytes=total, data=data)
             offset += len(data)
             if offset >= total:

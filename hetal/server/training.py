@@ -20,6 +20,7 @@ from hetal.protocol.messages import (
     WorkerProgress,
 )
 from hetal.server.config import ServerConfig
+from hetal.server.failpoints import failpoint
 from hetal.server.log import event
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
@@ -61,10 +62,13 @@ class Training:
             if self._stopped.is_set():
                 return
             command = await in_thread(self._command)
+            failpoint("worker.start")
             self._process = process = await WorkerProcess.start(self._config)
+            failpoint("worker.started")
             event("worker started", job=self._job_id, answered_epoch=self._answered_epoch)
             if not self._stopped.is_set():
                 await process.send(command)
+                failpoint("worker.commanded")
                 try:
                     async for record in process.events():
                         await report(_message(record))
