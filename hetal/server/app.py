@@ -6,27 +6,30 @@ import asyncio
 import signal
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 
 from hetal import limits
-from hetal._pb import hetal_pb2, hetal_pb2_grpc
+from hetal._pb import hetal_pb2_grpc
 from hetal.errors import InputError
 from hetal.protocol.channel_options import server_options
 from hetal.server.authorization import AuthorizationInterceptor
-from hetal.server.config import ServerConfig
+from hetal.server.config import ServerConfig, parse_http_address
+from hetal.server.health import Health
+from hetal.server.http import HttpServer
 from hetal.server.interceptors import ErrorInterceptor
 from hetal.server.jobs import Jobs
 from hetal.server.log import event
+from hetal.server.lookout import Lookout
+from hetal.server.metrics import Metrics
+from hetal.server.outside import routes
 from hetal.server.prediction import Predictor
 from hetal.server.service import HetalService
 from hetal.server.store.store import Store
+from hetal.server.telemetry import Telemetry
 from hetal.server.threads import in_thread
 from hetal.server.uploads import Uploads
-
-SERVICE = hetal_pb2.DESCRIPTOR.services_by_name["Hetal"].full_name
 
 
 class Server:
@@ -39,14 +42,18 @@ class Server:
         jobs: Jobs,
         predictor: Predictor,
         rpc: grpc.aio.Server,
-        health_servicer: Any,
+        health: Health,
+        http: HttpServer | None,
     ) -> None:
         self.port = port
+        self.http_port = http.port if http is not None else None
         self._store = store
         self._jobs = jobs
         self._predictor = predictor
         self._rpc = rpc
-        self._health = health_servicer
+        self._health = health
+        self._http = http
+        self._watch = asyncio.ensure_future(health.watch())
 
     @classmethod
     async def start(cls, config: ServerConfig) -> Server:
@@ -62,15 +69,18 @@ class Server:
             event("the native engine is not built; OpenFHE computes, many times slower")
         config = replace(config, backend=backend)
         store = await in_thread(Store, config.data_dir)
-        jobs = Jobs(store, config)
+        telemetry = Telemetry(Metrics())
+        jobs = Jobs(store, config, telemetry)
         uploads = Uploads(store, jobs)
         predictor = Predictor(store, config)
         rpc = grpc.aio.server(
-            interceptors=[ErrorInterceptor(), AuthorizationInterceptor(config.operators)], options=server_options()
+            interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators)],
+            options=server_options(),
         )
         hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor), rpc)
-        health_servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
-        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, rpc)
+        health = Health(store)
+        health_pb2_grpc.add_HealthServicer_to_server(health.servicer, rpc)
+        http = None
         try:
             port = rpc.add_insecure_port(f"{config.host}:{config.port}")
         except RuntimeError as error:
@@ -78,20 +88,30 @@ class Server:
             raise InputError(
                 f"cannot listen on {config.host}:{config.port}", hint="Choose a free port, or 0 for any."
             ) from error
+        if config.http_address is not None:
+            shown = routes(Lookout(jobs, config, health), telemetry.metrics)
+            try:
+                http = await HttpServer.start(*parse_http_address(config.http_address), shown)
+            except InputError:
+                store.close()
+                raise
+            event("http started", port=http.port, loopback=http.loopback)
         await jobs.load()
         await rpc.start()
-        for service in ("", SERVICE):
-            await health_servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await health.serving()
         event("server started", host=config.host, port=port, backend=backend, insecure=config.allow_insecure)
-        return cls(port, store, jobs, predictor, rpc, health_servicer)
+        return cls(port, store, jobs, predictor, rpc, health, http)
 
     async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:
         """Take no more calls, let running ones end within the grace, kill the workers, close the store."""
-        await self._health.enter_graceful_shutdown()
+        self._watch.cancel()
+        await self._health.drain()
         closing = asyncio.ensure_future(self._rpc.stop(grace_s))
         await self._jobs.close()
         await self._predictor.close()
         await closing
+        if self._http is not None:
+            await self._http.stop()
         await in_thread(self._store.close)
         event("server stopped", port=self.port)
 

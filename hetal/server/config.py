@@ -46,6 +46,10 @@ class ServerConfig:
         default=(), metadata=meaning("identities that may list and cancel the jobs of all, such as cn:ops")
     )
     log_json: bool = field(default=False, metadata=meaning("log lines as JSON objects"))
+    http_address: str | None = field(
+        default=None,
+        metadata=meaning("HOST:PORT of status page, metrics and health; PORT alone means loopback; without it none"),
+    )
 
     def chosen_backend(self) -> str:
         """The backend of this server's workers.
@@ -73,6 +77,8 @@ class ServerConfig:
             raise InputError(f"threads = {self.threads} is outside 1..1024")
         if not self.client_wait_s > 0:
             raise InputError(f"a client wait of {self.client_wait_s} s is not positive")
+        if self.http_address is not None:
+            parse_http_address(self.http_address)
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -81,3 +87,11 @@ def parse_address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdigit():
         raise InputError(f"{text!r} is not HOST:PORT")
     return host, int(port)
+
+
+def parse_http_address(text: str) -> tuple[str, int]:
+    """Like :func:`parse_address`; a port alone means loopback."""
+    host, port = parse_address(f"127.0.0.1:{text}" if text.isdigit() else text)
+    if port > 65_535:
+        raise InputError(f"port {port} is outside 0..65535")
+    return host, port

@@ -1,13 +1,13 @@
-"""Turns exceptions into gRPC statuses, and logs every call. The only place of the server that knows both sides."""
+"""Turns exceptions into gRPC statuses, and reports every call. The only place of the server that knows both sides."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -16,6 +16,7 @@ from hetal import request_id
 from hetal.errors import HetalError
 from hetal.server.log import event
 from hetal.server.resources import shortage
+from hetal.server.telemetry import OK, Call, Telemetry
 
 CODE_KEY: Final = "hetal-code"
 HINT_KEY: Final = "hetal-hint-bin"
@@ -29,8 +30,17 @@ else:
     Interceptor = grpc.aio.ServerInterceptor
 
 
-def around(handler: Any, name: str, coroutine: Callable[[Any, str], Any], generator: Callable[[Any, str], Any]) -> Any:
-    """The handler with its method wrapped, by ``generator`` where the method is one; None stays None."""
+def around(
+    handler: Any,
+    name: str,
+    coroutine: Callable[[Any, str], Any],
+    generator: Callable[[Any, str], Any],
+    codecs: tuple[Any, Any] | None = None,
+) -> Any:
+    """The handler with its method wrapped, by ``generator`` where the method is one; None stays None.
+
+    ``codecs`` replaces its deserialiser and its serialiser.
+    """
     if handler is None:
         return None
     kinds = {
@@ -41,59 +51,72 @@ def around(handler: Any, name: str, coroutine: Callable[[Any, str], Any], genera
     }
     method, make = kinds[bool(handler.request_streaming), bool(handler.response_streaming)]
     wrap = generator if inspect.isasyncgenfunction(method) else coroutine
-    return make(wrap(method, name), handler.request_deserializer, handler.response_serializer)
+    return make(wrap(method, name), *(codecs or (handler.request_deserializer, handler.response_serializer)))
 
 
 class ErrorInterceptor(Interceptor):
     """A :class:`HetalError` travels with its status, code and hint; anything else as INTERNAL with a public text."""
 
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
-        return around(await continuation(details), details.method, _coroutine, _generator)
+        handler = await continuation(details)
+        if handler is None:
+            return None
+        name = details.method.rpartition("/")[2]
+        return around(
+            handler,
+            name,
+            partial(_coroutine, telemetry=self._telemetry),
+            partial(_generator, telemetry=self._telemetry),
+            self._telemetry.counted(name, handler),
+        )
 
 
-def _coroutine(method: Any, name: str) -> Any:
+def _coroutine(method: Any, name: str, telemetry: Telemetry) -> Any:
     async def call(request: Any, context: Any) -> Any:
-        began = time.monotonic()
         _name(context)
-        try:
-            response = await method(request, context)
-        except (asyncio.CancelledError, grpc.aio.AbortError):
-            raise
-        except Exception as error:
-            await _abort(context, name, began, error)
-        _log(name, began, "OK")
-        return response
+        with telemetry.call(name) as known:
+            try:
+                response = await method(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:
+                await _abort(context, known, name, error)
+            known.code = OK
+            return response
 
     return call
 
 
-def _generator(method: Any, name: str) -> Any:
+def _generator(method: Any, name: str, telemetry: Telemetry) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        began = time.monotonic()
         _name(context)
-        try:
-            async with aclosing(method(request, context)) as responses:
-                async for response in responses:
-                    yield response
-        except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
-            raise
-        except Exception as error:
-            await _abort(context, name, began, error)
-        _log(name, began, "OK")
+        with telemetry.call(name) as known:
+            try:
+                async with aclosing(method(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except (asyncio.CancelledError, grpc.aio.AbortError, GeneratorExit):
+                raise
+            except Exception as error:
+                await _abort(context, known, name, error)
+            known.code = OK
 
     return call
 
 
-async def _abort(context: Any, name: str, began: float, error: Exception) -> NoReturn:
+async def _abort(context: Any, call: Call, name: str, error: Exception) -> NoReturn:
     short = shortage(error)
     if short is not None:
         error = short
     if isinstance(error, HetalError):
         known, text = error, error.message
-        _log(name, began, error.code)
     else:
         known, text = HetalError(INTERNAL_TEXT), INTERNAL_TEXT
         event("rpc crashed", level=logging.ERROR, error=error, rpc=name)
+    call.code = known.code
     request = request_id.current.get()
     metadata = ((CODE_KEY, known.code), (HINT_KEY, known.hint.encode()), (request_id.REQUEST_ID_KEY, request))
     await context.abort(grpc.StatusCode[known.status], text, trailing_metadata=metadata)
@@ -104,7 +127,3 @@ def _name(context: Any) -> None:
     """Name the request in this task, which gRPC made for this call alone, and in the tasks that it starts."""
     sent = dict(context.invocation_metadata() or ()).get(request_id.REQUEST_ID_KEY)
     request_id.current.set(request_id.adopted(sent))
-
-
-def _log(name: str, began: float, code: str) -> None:
-    event("rpc", rpc=name.rpartition("/")[2], code=code, seconds=round(time.monotonic() - began, 3))

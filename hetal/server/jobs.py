@@ -48,6 +48,7 @@ from hetal.server.log import event
 from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
 from hetal.server.store.store import Store
+from hetal.server.telemetry import Telemetry
 from hetal.server.threads import in_thread
 from hetal.server.training import Training
 
@@ -76,9 +77,10 @@ class Job:
 class Jobs:
     """Everything a server knows of its jobs."""
 
-    def __init__(self, store: Store, config: ServerConfig) -> None:
+    def __init__(self, store: Store, config: ServerConfig, telemetry: Telemetry) -> None:
         self._store = store
         self._config = config
+        self._telemetry = telemetry
         self._jobs: dict[str, Job] = {}
         self._waiting: deque[Job] = deque()
         self._slots_free = config.jobs_running
@@ -124,6 +126,10 @@ class Jobs:
 
     def all(self) -> list[Job]:
         return sorted(self._jobs.values(), key=lambda job: job.created_unix_s)
+
+    def queue(self) -> tuple[str, ...]:
+        """Jobs that wait for a worker, the next one first."""
+        return tuple(job.id for job in self._waiting)
 
     def seen_by(self, caller: Caller) -> list[Job]:
         return [job for job in self.all() if caller.sees(job.owner)]
@@ -187,6 +193,7 @@ class Jobs:
                 events.put_nowait(JobNotFoundError("the job was deleted"))
             await self._release(job)
             freed = await in_thread(self._store.delete_job, job.id)
+        self._telemetry.job_deleted(job.id)
         event("job deleted", job=job.id, bytes=freed)
         return freed
 
@@ -232,8 +239,7 @@ class Jobs:
             effects = job.machine.handle(message)
             for effect in effects:
                 await self._carry_out(job, effect)
-            if job.machine.state is not before:
-                event("job state", job=job.id, state=job.machine.state.value, epoch=job.machine.snapshot.epoch)
+            self._telemetry.job_heard(job.id, message, before, job.machine)
 
     async def _carry_out(self, job: Job, effect: ServerEffect) -> None:
         match effect:

@@ -87,6 +87,10 @@ class Training:
             event("worker died", level=logging.WARNING, job=self._job_id, detail=detail)
             await report(WorkerDied(detail))
 
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
     async def go_on(self, epoch: int) -> None:
         """Tell the worker that ``epoch`` is answered."""
         if self._process is not None:

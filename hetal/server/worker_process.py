@@ -52,6 +52,10 @@ class WorkerProcess:
         )
         return cls(process)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     async def send(self, command: Record) -> None:
         """Best effort: a dead worker shows itself by the end of its events."""
         stdin = self._process.stdin

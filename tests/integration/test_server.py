@@ -30,8 +30,9 @@ from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec
 from hetal.protocol.messages import BlobRef, State
 from hetal.protocol.server_machine import Snapshot
 from hetal.protocol.wire import manifest_to_proto
-from hetal.server.app import SERVICE, Server
+from hetal.server.app import Server
 from hetal.server.config import ServerConfig, parse_address
+from hetal.server.health import SERVICE
 from hetal.server.store.files import tree_bytes, write_atomically
 from hetal.server.store.store import Store
 
