@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from hetal.ckks.parameters import SPECIAL_PRIME_BITS, Parameters, special_primes
+from hetal.ckks.parameters import SPECIAL_MARGIN_BITS, SPECIAL_PRIME_BITS, Parameters, special_primes
 from hetal.ckks.primes import least_root, prime_above, prime_below
 from hetal.errors import ParameterError
 
@@ -79,7 +79,7 @@ def chain_of(params: Parameters) -> Chain:
     if count <= digit_limbs * (spec.digits - 1):
         raise ParameterError(f"{count} limbs of parameter set {params.name!r} do not fill {spec.digits} digits")
     largest = max(math.prod(moduli[at : at + digit_limbs]) for at in range(0, count, digit_limbs))
-    wanted = math.ceil(largest.bit_length() / SPECIAL_PRIME_BITS)
+    wanted = math.ceil((largest.bit_length() + SPECIAL_MARGIN_BITS) / SPECIAL_PRIME_BITS)
     # The search starts below the first prime above 2^60, which has that many bits plus one.
     start = prime_above((1 << SPECIAL_PRIME_BITS) + 1 - order, order)
     special = _descending(start, order, wanted, set(moduli))
@@ -169,7 +169,7 @@ def _check(params: Parameters, moduli: tuple[int, ...], special: tuple[int, ...]
     sizes = [round(math.log2(modulus)) for modulus in moduli]
     if sizes != [spec.first_modulus_bits] + [spec.scale_bits] * spec.levels:
         raise ParameterError(f"the chain of parameter set {params.name!r} has primes of {sizes} bits")
-    if len(special) != special_primes(spec):
+    if len(special) > special_primes(spec):
         raise ParameterError(
             f"parameter set {params.name!r} needs {len(special)} special primes; {special_primes(spec)} were assessed"
         )

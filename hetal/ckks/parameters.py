@@ -14,12 +14,16 @@ from hetal.errors import ParameterError
 Secret = Literal["sparse_encapsulated", "uniform_ternary"]
 
 SPECIAL_PRIME_BITS: Final = 60
+# OpenFHE makes the product of the special primes longer than the largest digit by so many bits (measured on 1.6).
+SPECIAL_MARGIN_BITS: Final = 4
 # Up to this ring dimension one operation is too small to share among threads, so whole ciphertexts are.
 PARALLEL_RING_DIMENSION_MAX: Final = 1 << 13
 # Levels that a StC-first bootstrap consumes besides its CoeffsToSlots, measured on OpenFHE 1.6 (docs/parameters.md):
 # with
 # level budget (lb_enc, lb_dec) a ciphertext leaves at L - (10 + lb_enc) and must enter with lb_dec + 1 levels left.
 EVALMOD_LEVELS: Final = 10
+# Of these the phase, from which the native engine makes the result, needs so many.
+PHASE_LEVELS: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +81,11 @@ class Parameters:
         return self.spec.levels - (EVALMOD_LEVELS + self.spec.level_budget[0])
 
     @property
+    def phase_output_level(self) -> int:
+        """Level at which a phase leaves the native engine's bootstrap, for the sparse secret's range."""
+        return self.spec.levels - (PHASE_LEVELS + self.spec.level_budget[0])
+
+    @property
     def secure(self) -> bool:
         return self.security.bits >= 128
 
@@ -99,10 +108,11 @@ class Parameters:
 
 
 def special_primes(spec: ParameterSpec) -> int:
-    """Number of 60-bit special primes that hybrid key switching with ``digits`` digits needs."""
+    """Most 60-bit special primes that hybrid key switching with ``digits`` digits needs."""
     per_digit = math.ceil((spec.levels + 1) / spec.digits)
     largest = max(spec.first_modulus_bits + (per_digit - 1) * spec.scale_bits, per_digit * spec.scale_bits)
-    return math.ceil(largest / SPECIAL_PRIME_BITS)
+    # The product of a digit's primes may exceed the power of two.
+    return math.ceil((largest + 1 + SPECIAL_MARGIN_BITS) / SPECIAL_PRIME_BITS)
 
 
 def log_qp_bits(spec: ParameterSpec) -> int:

@@ -237,7 +237,7 @@ def _flat(rows: Sequence[Row]) -> Row:
 
 
 def _model(slots: int) -> LevelModel:
-    return LevelModel(slots, top_level=TOP_LEVEL, bootstrap_input_level=1, bootstrap_output_level=TOP_LEVEL)
+    return LevelModel(slots, TOP_LEVEL, 1, TOP_LEVEL, TOP_LEVEL)
 
 
 def _max_error(ev: PlainEvaluator, name: str, product: Product, data: Operands) -> float:

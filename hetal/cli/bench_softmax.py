@@ -177,7 +177,7 @@ def measure(name: str, method: Method, classes: int, args: argparse.Namespace) -
     """One row of the report per range; every method sees the same samples."""
     padded = padded_classes(classes)
     layout = BlockLayout((1 << LOG2_SLOTS) // padded, padded)
-    ev = PlainEvaluator(LevelModel(layout.slots, TOP_LEVEL, bootstrap_input_level=1, bootstrap_output_level=TOP_LEVEL))
+    ev = PlainEvaluator(LevelModel(layout.slots, TOP_LEVEL, 1, TOP_LEVEL, TOP_LEVEL))
     maximum, total, count, levels = 0.0, 0.0, 0, 0
     for rho in (r for r in RANGES if r <= method.range_max):
         rng = np.random.default_rng((SEED, classes, rho))

@@ -63,11 +63,18 @@ class LevelModel:
     top_level: int
     bootstrap_input_level: int
     bootstrap_output_level: int
+    phase_output_level: int
 
 
 def level_model(params: Parameters) -> LevelModel:
     """The level arithmetic of a checked parameter set."""
-    return LevelModel(params.slots, params.top_level, params.bootstrap_input_level, params.bootstrap_output_level)
+    return LevelModel(
+        params.slots,
+        params.top_level,
+        params.bootstrap_input_level,
+        params.bootstrap_output_level,
+        params.phase_output_level,
+    )
 
 
 class Evaluator(ABC):
@@ -76,7 +83,7 @@ class Evaluator(ABC):
     Attributes:
         counts: operations executed so far, keyed by (operation, level of its result). Operations: ``mul`` (tensor
             product), ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``,
-            ``bootstrap``, ``add``.
+            ``bootstrap``, ``phase``, ``add``.
         schedule: the plan's decision per checkpoint name; a name that is missing means "go on as it is".
     """
 
@@ -200,13 +207,41 @@ class Evaluator(ABC):
 
     # -- bootstrapping --------------------------------------------------------------------------------------------
 
-    def bootstrap(self, a: Ciphertext) -> Ciphertext:
-        """Refresh real slots of magnitude <= 1 to the model's output level."""
+    def bootstrap(self, a: Ciphertext, level: int | None = None) -> Ciphertext:
+        """Refresh real slots of magnitude <= 1.
+
+        Args:
+            level: to leave at, the model's ``bootstrap_output_level`` by default. A backend that has phases may go up
+                to the level below theirs, at a loss of precision.
+
+        Raises:
+            LevelError: ``a`` is too low, or ``level`` too high.
+        """
+        model = self.model
+        self._enters_bootstrap(a)
+        level = model.bootstrap_output_level if level is None else level
+        if level > max(model.bootstrap_output_level, model.phase_output_level):
+            raise LevelError(f"no bootstrap leaves at level {level}")
+        self.counts["bootstrap", level] += 1
+        return Ciphertext(self._bootstrap(a, level), level)
+
+    def phase(self, a: Ciphertext, period: float) -> Ciphertext:
+        """exp(2 pi i x / period) of real slots x, refreshed to the model's ``phase_output_level``.
+
+        A bootstrap computes it on its way (:meth:`hetal.native.bootstrap.Bootstrapper.phase`).
+
+        Raises:
+            LevelError: ``a`` is below the bootstrap's input level.
+            BackendError: this backend has no such bootstrap.
+        """
+        self._enters_bootstrap(a)
+        self.counts["phase", self.model.phase_output_level] += 1
+        return Ciphertext(self._phase(a, float(period)), self.model.phase_output_level)
+
+    def _enters_bootstrap(self, a: Ciphertext) -> None:
         self._two_parts(a)
         if a.level < self.model.bootstrap_input_level:
             raise LevelError(f"a bootstrap must be entered at level {self.model.bootstrap_input_level}, not {a.level}")
-        self.counts["bootstrap", self.model.bootstrap_output_level] += 1
-        return Ciphertext(self._bootstrap(a), self.model.bootstrap_output_level)
 
     def checkpoint(self, a: Ciphertext, name: str, bound: float = 1.0) -> Ciphertext:
         """A place where the planner may bootstrap, and drops the levels that nothing below needs.
@@ -281,4 +316,6 @@ class Evaluator(ABC):
     @abstractmethod
     def _conjugate(self, a: Ciphertext) -> Any: ...
     @abstractmethod
-    def _bootstrap(self, a: Ciphertext) -> Any: ...
+    def _bootstrap(self, a: Ciphertext, level: int) -> Any: ...
+    @abstractmethod
+    def _phase(self, a: Ciphertext, period: float) -> Any: ...

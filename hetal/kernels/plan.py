@@ -32,6 +32,8 @@ BOOTSTRAP_KEY_SWITCHES: Final = 80
 SEARCH_ORDERS: Final = 24
 # Any momentum makes the widest circuit; its value does not matter to the levels.
 STEADY_STEP: Final = 2
+# Levels of a trace: more than any circuit has.
+UNBOUNDED: Final = 1 << 20
 # Checkpoints that exist once per column block of the weights; all others exist once per row block of the batch.
 COLUMN_CHECKPOINTS: Final = frozenset({"weights", "lookahead"})
 
@@ -71,7 +73,15 @@ class Tracer(Evaluator):
     """Symbolic evaluator: a payload maps each ancestor place to the levels consumed since it."""
 
     def __init__(self, slots: int) -> None:
-        super().__init__(LevelModel(slots, top_level=1 << 20, bootstrap_input_level=0, bootstrap_output_level=1 << 20))
+        super().__init__(
+            LevelModel(
+                slots,
+                top_level=1 << 20,
+                bootstrap_input_level=0,
+                bootstrap_output_level=1 << 20,
+                phase_output_level=1 << 20,
+            )
+        )
         self.edges: dict[tuple[str, str], int] = {}
         self.order: list[str] = []
         self.bounds: dict[str, float] = {}
@@ -150,7 +160,10 @@ class Tracer(Evaluator):
     def _conjugate(self, a: Ciphertext) -> Any:
         return a.payload
 
-    def _bootstrap(self, a: Ciphertext) -> Any:
+    def _bootstrap(self, a: Ciphertext, level: int) -> Any:
+        raise LevelError("kernels mark checkpoints and leave bootstraps to the plan")
+
+    def _phase(self, a: Ciphertext, period: float) -> Any:
         raise LevelError("kernels mark checkpoints and leave bootstraps to the plan")
 
 

@@ -174,6 +174,10 @@ class Ring:
 def variants() -> list[str]:
     """Instruction sets that this processor can run, best first: "avx512", "avx2", "portable"."""
 
+def set_sequential(on: bool) -> None:
+    """Whether the calling thread does all work of its operations alone, on rings of any number of threads: for threads
+    that each have a ciphertext of their own."""
+
 def forward_ntt(ring: Ring, coefficients: NDArray[np.uint64], limb: int) -> NDArray[np.uint64]:
     """One limb from coefficients to evaluation form (limb counts Q, then P): for tests and benchmarks."""
 

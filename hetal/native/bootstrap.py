@@ -15,7 +15,7 @@ from typing import Any, Final
 from hetal.ckks.parameters import Parameters
 from hetal.errors import LevelError, MissingKeyError, ParameterError
 from hetal.native.encapsulation import Pair, raise_encapsulated, raise_modulus
-from hetal.native.evalmod import SINES_MAX, phase, reduction_of, sine
+from hetal.native.evalmod import SINES_MAX, Reduction, phase, reduction_of, sine
 from hetal.native.linear_transform import PERIOD_MIN, LinearTransform
 from hetal.native.scheme import Ct, Scheme
 from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_slots, slots_to_coeffs
@@ -97,23 +97,25 @@ class Bootstrapper:
 
     # -- what it computes ---------------------------------------------------------------------------------------------
 
-    def bootstrap(self, a: Ct, iterations: int = 1) -> Ct:
+    def bootstrap(self, a: Ct, iterations: int = 1, level: int | None = None) -> Ct:
         """Real slots of magnitude at most 1; what is imaginary in them is lost.
 
         Args:
             a: two parts, at ``input_level`` or above.
             iterations: 2 bootstraps the error of the first result, much enlarged, and takes it off (Meta-BTS;
                 Bae-Cheon-Cho-Kim-Kim 2022): twice the time, and no level more.
+            level: to leave at; above ``output_level`` with a sine less per level, and less precision.
 
         Raises:
-            LevelError: ``a`` is at a lower level or has three parts.
+            LevelError: ``a`` is at a lower level or has three parts, or the bootstrap cannot leave at ``level``.
             ParameterError: ``iterations`` is neither 1 nor 2.
         """
-        return self._iterated(a, iterations, self._real)
+        reduction = self._leaving_at(level)
+        return self._iterated(a, iterations, lambda low, shrink: self._real(low, shrink, reduction), reduction)
 
     def bootstrap_complex(self, a: Ct, iterations: int = 1) -> Ct:
         """As :meth:`bootstrap` of complex slots, real and imaginary parts of magnitude at most 1: two reductions."""
-        return self._iterated(a, iterations, self._complex)
+        return self._iterated(a, iterations, self._complex, self.reduction)
 
     def bootstrap_pair(self, a: Ct, b: Ct) -> tuple[Ct, Ct]:
         """Two ciphertexts of real slots of magnitude at most 1: everything but the reduction is done once.
@@ -124,7 +126,7 @@ class Bootstrapper:
         scheme = self.scheme
         first, second = self._lowered(a), self._lowered(b)
         joint = scheme.add(first, scheme.multiply_monomial(second, scheme.slots))
-        reals = [self._reduced(t, 0) for t in self._halves(joint)]
+        reals = [self._reduced(t, 0, self.reduction) for t in self._halves(joint)]
         return self._imaginary(reals[0]), self._imaginary(reals[1])
 
     def phase(self, a: Ct, period: float) -> Ct:
@@ -145,26 +147,35 @@ class Bootstrapper:
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
-    def _real(self, low: Ct, shrink: int) -> Ct:
-        return self._imaginary(self._reduced(self._real_slots(low), shrink))
+    def _leaving_at(self, level: int | None) -> Reduction:
+        sines = self.reduction.sines - (0 if level is None else level - self.output_level)
+        if not 1 <= sines <= self.reduction.sines:
+            most = self.output_level + self.reduction.sines - 1
+            raise LevelError(f"this bootstrap leaves at levels {self.output_level} to {most}, not {level}")
+        return reduction_of(self.params, sines)
+
+    def _real(self, low: Ct, shrink: int, reduction: Reduction) -> Ct:
+        return self._imaginary(self._reduced(self._real_slots(low), shrink, reduction))
 
     def _complex(self, low: Ct, shrink: int) -> Ct:
         scheme = self.scheme
-        real, imaginary = (self._reduced(t, shrink) for t in self._halves(low))
+        real, imaginary = (self._reduced(t, shrink, self.reduction) for t in self._halves(low))
         # 2i (Im u + i Im v) = (u + i v) - conj(u - i v).
         turned = scheme.multiply_monomial(imaginary, scheme.slots)
         both = scheme.subtract(scheme.add(real, turned), scheme.conjugate(scheme.subtract(real, turned)))
         return self._over_i(both)
 
-    def _iterated(self, a: Ct, iterations: int, bootstrap: Any) -> Ct:
+    def _iterated(self, a: Ct, iterations: int, bootstrap: Any, reduction: Reduction) -> Ct:
         if iterations not in (1, 2):
             raise ParameterError(f"a bootstrap has 1 or 2 iterations, not {iterations}")
-        low = self._lowered(a)
+        # The diagonals are made for the messages of ``self.reduction``.
+        factor = 2.0 ** (self.reduction.message_bits - reduction.message_bits)
+        low = self._lowered(a, factor)
         first: Ct = bootstrap(low, 0)
         if iterations == 1:
             return first
         scheme = self.scheme
-        error = scheme.subtract(low, self._lowered(first))
+        error = scheme.subtract(low, self._lowered(first, factor))
         enlarged = scheme.multiply_integer(error, 1 << ITERATION_BITS)
         return scheme.add(first, bootstrap(enlarged, ITERATION_BITS))
 
@@ -218,9 +229,10 @@ class Bootstrapper:
         """Half the slots. The sum of a number and its conjugate is twice its real part: so it is no less precise."""
         return Ct(a.parts, 2.0 * a.scale, a.degree)
 
-    def _reduced(self, t: Ct, shrink: int) -> Ct:
+    def _reduced(self, t: Ct, shrink: int, reduction: Reduction) -> Ct:
         """Slots whose imaginary parts are half of the message, or minus half of it."""
-        return sine(self.scheme, t, self.reduction, self.scheme.canonical_scale(self.output_level + 1), shrink)
+        limbs = self.output_level + 1 + self.reduction.levels - reduction.levels
+        return sine(self.scheme, t, reduction, self.scheme.canonical_scale(limbs), shrink)
 
     def _imaginary(self, z: Ct) -> Ct:
         return self._over_i(self.scheme.subtract(z, self.scheme.conjugate(z)))

@@ -393,6 +393,10 @@ def variants() -> list[str]:
     return ["reference"]
 
 
+def set_sequential(on: bool) -> None:
+    """No operation here has threads."""
+
+
 def forward_ntt(ring: Ring, coefficients: Words, limb: int) -> Words:
     """One limb from coefficients to evaluation form (limb counts Q, then P)."""
     values: Words = ring._select([limb]).forward(coefficients.reshape(1, -1))[0]

@@ -16,7 +16,7 @@ from hetal.ckks.framing import Kind, unframe
 from hetal.ckks.parameters import Parameters
 from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.client.keys import KeySet
-from hetal.errors import LevelError, ShapeError
+from hetal.errors import BackendError, LevelError, ShapeError
 from hetal.kernels.backends.native import NativeEvaluator
 from hetal.kernels.backends.openfhe import OpenFheEvaluator
 from hetal.kernels.backends.plain import PlainEvaluator
@@ -449,3 +449,36 @@ def test_random_circuits_agree(
         want = oracle.decrypt(exact)
         if np.abs(want).max() < 4:
             same(other, ct, want, exact.level)
+
+
+@pytest.mark.parametrize("period", [2.2, 1e5, 1e-2])
+def test_the_phase_of_real_slots(backend: Backend, period: float) -> None:
+    """Of slots up to half a period, as the softmax takes it."""
+    if isinstance(backend.ev, OpenFheEvaluator):
+        with pytest.raises(BackendError):
+            backend.ev.phase(backend.encrypt(np.ones(4), backend.ev.model.bootstrap_input_level), period)
+        return
+    model = backend.ev.model
+    x = np.random.default_rng(3).uniform(-period / 2, period / 2, backend.params.slots)
+    z = backend.ev.phase(backend.encrypt(x, model.bootstrap_input_level), period)
+    assert z.level == model.phase_output_level == backend.true_level(z)
+    assert np.abs(backend.decrypt(z) - np.exp(2j * np.pi * x / period)).max() < BOOTSTRAP_PRECISION
+    with pytest.raises(LevelError):
+        backend.ev.phase(backend.encrypt(x, model.bootstrap_input_level - 1), period)
+
+
+def test_bootstraps_to_other_levels(backend: Backend) -> None:
+    """A level more for some bits less where the backend can; never above that of a phase."""
+    model = backend.ev.model
+    x = np.random.default_rng(4).uniform(-1.0, 1.0, backend.params.slots)
+    ct = backend.encrypt(x, model.bootstrap_input_level)
+    high = model.bootstrap_output_level + 1
+    if isinstance(backend.ev, OpenFheEvaluator):
+        with pytest.raises(LevelError):
+            backend.ev.bootstrap(ct, level=high)
+        return
+    refreshed = backend.ev.bootstrap(ct, level=high)
+    assert refreshed.level == high == backend.true_level(refreshed)
+    assert np.abs(backend.decrypt(refreshed) - x).max() < BOOTSTRAP_PRECISION
+    with pytest.raises(LevelError):
+        backend.ev.bootstrap(ct, level=model.phase_output_level + 1)

@@ -29,7 +29,7 @@ def cases(draw: st.DrawFn) -> tuple[BlockLayout, int, int, int, int, int]:
 def test_products_are_numpys(case: tuple[BlockLayout, int, int, int, int, int], scale: float, partial: bool) -> None:
     layout, period, classes, samples, features, seed = case
     rng = np.random.default_rng(seed)
-    ev = PlainEvaluator(LevelModel(layout.slots, 4, 1, 4))
+    ev = PlainEvaluator(LevelModel(layout.slots, 4, 1, 4, 4))
     x = rng.uniform(-1, 1, (samples, features))
     w = rng.uniform(-1, 1, (period, features)) * (np.arange(period) < classes)[:, None]
     p = rng.uniform(-1, 1, (samples, period))

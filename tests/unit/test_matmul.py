@@ -45,7 +45,7 @@ LEVELS = dict(zip(COLUMNS, (1, 3, 3, 1, 3, 4, 3), strict=True))
 
 
 def model(slots: int, top_level: int = 8) -> LevelModel:
-    return LevelModel(slots, top_level, bootstrap_input_level=1, bootstrap_output_level=top_level)
+    return LevelModel(slots, top_level, 1, top_level, top_level)
 
 
 def padded(classes: int) -> int:

@@ -13,10 +13,10 @@ from hetal.errors import ParameterError
 
 def test_default_preset_is_128_bit_by_both_bounds() -> None:
     parameters = preset(DEFAULT_PRESET)
-    assert parameters.log_qp_bits == 1534
+    assert parameters.log_qp_bits == 1553
     assert (parameters.security.ternary_bound_bits, parameters.security.sparse_bound_bits) == (1747, 1555)
     assert parameters.secure
-    assert parameters.security.margin_bits == 21
+    assert parameters.security.margin_bits == 2
 
 
 def test_every_preset_is_secure_or_named_insecure() -> None:
@@ -31,9 +31,9 @@ def test_every_preset_is_secure_or_named_insecure() -> None:
         {"levels": 61},
         {"log2_ring_dimension": 9},
         {"scale_bits": 59},
-        {"first_modulus_bits": 45},
+        {"first_modulus_bits": 44},
         {"digits": 0},
-        {"digits": 27},
+        {"digits": 28},
         {"level_budget": (0, 3)},
         {"correction_factor": 0},
         {"levels": 17},

@@ -12,7 +12,7 @@ from hetal.errors import LevelError, ShapeError
 from hetal.kernels.backends.plain import Noise, PlainEvaluator, galois_powers
 from hetal.kernels.evaluator import Ciphertext, Evaluator, LevelModel, Refresh, level_model
 
-MODEL = LevelModel(slots=8, top_level=9, bootstrap_input_level=2, bootstrap_output_level=5)
+MODEL = LevelModel(8, 9, 2, 5, 5)
 Z = np.arange(1, 9) / 8 + 0.25j
 
 
@@ -126,9 +126,9 @@ def test_checkpoints_scale_by_the_next_power_of_two(bound: float, factor_levels:
     seen: list[tuple[int, float]] = []
 
     class Spy(PlainEvaluator):
-        def _bootstrap(self, a: Ciphertext) -> np.ndarray:
+        def _bootstrap(self, a: Ciphertext, level: int) -> np.ndarray:
             seen.append((a.level, float(np.abs(self.decrypt(a)).max())))
-            return super()._bootstrap(a)
+            return super()._bootstrap(a, level)
 
     ev = Spy(MODEL)
     ev.schedule = {"place": Refresh(bootstrap=True, level=4)}
@@ -141,7 +141,7 @@ def test_checkpoints_scale_by_the_next_power_of_two(bound: float, factor_levels:
 
 
 def test_noise_has_the_size_that_was_asked_for_and_repeats_by_seed() -> None:
-    model = LevelModel(slots=4096, top_level=9, bootstrap_input_level=2, bootstrap_output_level=5)
+    model = LevelModel(4096, 9, 2, 5, 5)
     zeros = np.zeros(4096)
 
     def errors(seed: int) -> tuple[np.ndarray, np.ndarray]:

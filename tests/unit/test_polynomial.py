@@ -16,7 +16,7 @@ POINTS: NDArray[np.float64] = np.linspace(-1.0, 1.0, SLOTS, dtype=np.float64)
 
 
 def evaluator(top_level: int) -> PlainEvaluator:
-    return PlainEvaluator(LevelModel(SLOTS, top_level, bootstrap_input_level=1, bootstrap_output_level=top_level))
+    return PlainEvaluator(LevelModel(SLOTS, top_level, 1, top_level, top_level))
 
 
 @pytest.mark.parametrize("degree", range(1, 20))

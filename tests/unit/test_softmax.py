@@ -42,7 +42,7 @@ class Watching(PlainEvaluator):
     """Records, per checkpoint, the bound it was given and the largest slot it met."""
 
     def __init__(self, slots: int, noise: Noise | None = None) -> None:
-        super().__init__(LevelModel(slots, TOP, bootstrap_input_level=1, bootstrap_output_level=TOP), noise)
+        super().__init__(LevelModel(slots, TOP, 1, TOP, TOP), noise)
         self.visits: Counter[str] = Counter()
         self.largest: dict[str, float] = {}
         self.bounds: dict[str, float] = {}

@@ -51,7 +51,7 @@ class NativeEvaluator(Evaluator):
     Args:
         params: checked parameters.
         key_tag: of the client's key pair.
-        threads: for :meth:`map` at rings up to ``PARALLEL_RING_DIMENSION_MAX``, and inside an operation at larger ones.
+        threads: for :meth:`map`, and inside an operation at rings above ``PARALLEL_RING_DIMENSION_MAX``.
         engine: module with the class Ring; the compiled one by default.
 
     Raises:
@@ -65,7 +65,7 @@ class NativeEvaluator(Evaluator):
         chain = chain_of(params)
         self._expected = expected_for(params, key_tag)
         small = params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
-        self._threads = threads if small else 1
+        self._threads = threads
         self._engine = engine or load_engine()
         log2_dimension = params.spec.log2_ring_dimension
         ring = self._engine.Ring(
@@ -224,12 +224,13 @@ class NativeEvaluator(Evaluator):
     # -- operations ---------------------------------------------------------------------------------------------------
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """In threads at small rings; a map inside a map is sequential."""
+        """In threads, each of which does its operations alone; a map inside a map is sequential."""
         if self._threads <= 1 or len(items) <= 1 or getattr(self._in_map, "value", False):
             return super().map(function, items)
 
         def enter() -> None:
             self._in_map.value = True
+            self._engine.set_sequential(True)
 
         with ThreadPoolExecutor(self._threads, initializer=enter) as pool:
             return list(pool.map(function, items))
@@ -292,10 +293,18 @@ class NativeEvaluator(Evaluator):
     def _conjugate(self, a: Ciphertext) -> Cell:
         return Cell(self.scheme.conjugate(self._settled(a)))
 
-    def _bootstrap(self, a: Ciphertext) -> Cell:
+    def _bootstrap(self, a: Ciphertext, level: int) -> Cell:
+        return Cell(self._ready_bootstrapper().bootstrap(self._settled(a), level=level))
+
+    def _phase(self, a: Ciphertext, period: float) -> Cell:
+        bootstrapper = self._ready_bootstrapper()
+        value, level = bootstrapper.phase(self._settled(a), period), self.model.phase_output_level
+        return Cell(self.scheme.drop(value, level) if value.level > level else value)
+
+    def _ready_bootstrapper(self) -> Bootstrapper:
         if self._bootstrapper is None:
             raise MissingKeyError("finish_keys has not been called")
-        return Cell(self._bootstrapper.bootstrap(self._settled(a)))
+        return self._bootstrapper
 
 
 @contextmanager

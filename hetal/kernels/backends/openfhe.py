@@ -33,7 +33,7 @@ from hetal.ckks.openfhe import (
     set_up_bootstrap,
 )
 from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX, Parameters
-from hetal.errors import CiphertextFormatError, FrameError, LevelError, MissingKeyError
+from hetal.errors import BackendError, CiphertextFormatError, FrameError, LevelError, MissingKeyError
 from hetal.kernels.backends.plain import galois_powers
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector, level_model
 
@@ -270,16 +270,19 @@ class OpenFheEvaluator(Evaluator):
             raise MissingKeyError("finish_keys has not been called")
         return Cell(self._context.EvalAutomorphism(a.payload.value, conjugation_index(self.params), self._keys))
 
-    def _bootstrap(self, a: Ciphertext) -> Cell:
+    def _bootstrap(self, a: Ciphertext, level: int) -> Cell:
         if self._keys is None:
             # Without its precomputation OpenFHE's bootstrap ends the process.
             raise MissingKeyError("finish_keys has not been called")
         # From a level above its output OpenFHE hands back its input without a word.
         refreshed = self._context.EvalBootstrap(self.drop(a, self.model.bootstrap_input_level).payload.value)
-        level = self._level(refreshed)
-        if level != self.model.bootstrap_output_level:
-            raise LevelError(f"the bootstrap left level {level}, not {self.model.bootstrap_output_level}")
+        left = self._level(refreshed)
+        if left != level:
+            raise LevelError(f"OpenFHE's bootstrap leaves at level {left}, not {level}")
         return Cell(refreshed)
+
+    def _phase(self, a: Ciphertext, period: float) -> Cell:
+        raise BackendError("OpenFHE hands out no phase", hint="Use the native backend, or another softmax.")
 
     # -- plaintexts ---------------------------------------------------------------------------------------------------
 

@@ -103,8 +103,11 @@ class PlainEvaluator(Evaluator):
     def _conjugate(self, a: Ciphertext) -> Slots:
         return self._op(np.conj(a.payload))
 
-    def _bootstrap(self, a: Ciphertext) -> Slots:
+    def _bootstrap(self, a: Ciphertext, level: int) -> Slots:
         return self._blur(a.payload.real.astype(np.complex128), self.noise.per_bootstrap)
+
+    def _phase(self, a: Ciphertext, period: float) -> Slots:
+        return self._blur(np.exp(2j * np.pi * a.payload.real / period), self.noise.per_bootstrap)
 
 
 @lru_cache(maxsize=8)

@@ -210,10 +210,16 @@ Ring::Ring(int log2_dimension, const Moduli &q, const Moduli &p, const Moduli &w
 
 Ring::~Ring() = default;
 
+namespace {
+thread_local bool sequential = false;
+}
+
+void set_sequential(bool on) { sequential = on; }
+
 // An exception must not leave an OpenMP region: the first one is thrown after it.
 template <class F>
 void Ring::parallel(int count, F f) {
-  if (threads == 1 || count == 1) {
+  if (threads == 1 || count == 1 || sequential) {
     for (int i = 0; i < count; ++i) f(i);
     return;
   }
@@ -233,7 +239,7 @@ void Ring::parallel(int count, F f) {
 
 // Target limbs of a conversion that a task makes together: one reading of the sources serves all of them. More would
 // share the threads unevenly and, with several threads, outgrow the last-level cache.
-int Ring::group_size() const { return threads > 1 ? 2 : 4; }
+int Ring::group_size() const { return threads > 1 && !sequential ? 2 : 4; }
 
 // -- shapes --------------------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,9 @@ struct Key {
 
 std::vector<std::string> variants();
 
+// Whether the calling thread does all work of its operations alone, on rings of any number of threads.
+void set_sequential(bool on);
+
 class Ring {
  public:
   Ring(int log2_dimension, const Moduli &q, const Moduli &p, const Moduli &wire_p, int digit_limbs, int threads,

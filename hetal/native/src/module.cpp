@@ -201,6 +201,7 @@ NB_MODULE(_engine, m) {
       });
 
   m.def("variants", &variants);
+  m.def("set_sequential", &set_sequential, nb::arg("on"));
   m.def(
       "measure", [](Ring &r, int threads, int rounds) { return unlocked([&] { return measure(r, threads, rounds); }); },
       nb::arg("ring"), nb::arg("threads") = 1, nb::arg("rounds") = 21);
