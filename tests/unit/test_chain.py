@@ -161,9 +161,9 @@ def limbs_defined_in(data: bytes, ring_dimension: int) -> list[Prime]:
     return list(dict.fromkeys((int.from_bytes(q, "little"), int.from_bytes(root, "little")) for q, root in found))
 
 
-@pytest.mark.parametrize("first, special", [(55, 10), (56, 11)])
+@pytest.mark.parametrize("first, special", [(55, 13), (56, 14)])
 def test_special_primes_exceed_a_digit_by_some_bits(first: int, special: int) -> None:
-    """Counted in OpenFHE's keys: ten primes of 60 bits are too few for a digit of 596."""
-    params = odd(levels=12, scale_bits=45, first_modulus_bits=first, digits=1)
+    """Counted in OpenFHE's keys: 13 primes of 60 bits are too few for a digit of 776."""
+    params = odd(levels=16, scale_bits=45, first_modulus_bits=first, digits=1)
     assert len(chain_of(params).special) == special
     assert special <= special_primes(params.spec)
