@@ -264,6 +264,28 @@ class ShuttingDownError(ConnectionFailedError):
     default_hint = "The server is being stopped or restarted; the client goes on by itself when it is back."
 
 
+class TlsError(HetalError):
+    """The two sides reach each other, and do not accept each other's certificates."""
+
+    code, status = "TLS_REFUSED", "UNAUTHENTICATED"
+    default_hint = (
+        "The server accepts certificates of its --tls-client-ca alone, made for clients and within their dates."
+    )
+
+
+class CertificateError(HetalError):
+    code, status = "CERTIFICATE_INVALID", "FAILED_PRECONDITION"
+    default_hint = "Name PEM files that belong together and are valid today; `hetal certs DIR` makes some for tests."
+
+
+class PlaintextRefusedError(HetalError):
+    code, status = "PLAINTEXT_REFUSED", "FAILED_PRECONDITION"
+    default_hint = (
+        "Give --tls-cert, --tls-key and --tls-client-ca (`hetal certs DIR` makes some for tests), stay on 127.0.0.1, "
+        "or pass --allow-plaintext."
+    )
+
+
 class VersionError(HetalError):
     code, status = "VERSION_MISMATCH", "FAILED_PRECONDITION"
     default_hint = "Install the same release of hetal on both sides."

@@ -11,8 +11,8 @@ from google.protobuf.json_format import MessageToDict
 
 from hetal._pb import hetal_pb2 as pb
 from hetal.cli.call_log import add_log_option
+from hetal.cli.connection import add_connection_options, connect
 from hetal.cli.render import size
-from hetal.client.session import Client
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -27,6 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
     parser.add_argument("--json", action="store_true")
     add_log_option(parser)
+    add_connection_options(parser)
     parser.set_defaults(run=run, parser=parser)
 
 
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    async with Client(args.server) as client:
+    async with connect(args) as client:
         if args.action == "list":
             jobs = await client.jobs()
             if args.json:
@@ -58,4 +59,4 @@ async def _run(args: argparse.Namespace) -> int:
 def _line(job: Any) -> str:
     state = pb.JobState.Name(job.state).removeprefix("JOB_STATE_").lower().replace("_", " ")
     stored = size(job.bytes_stored)
-    return f"{job.id}  {state:15}  epoch {job.epoch:3}  {stored:>8}  {job.manifest.name}"
+    return f"{job.id}  {state:15}  epoch {job.epoch:3}  {stored:>8}  {job.owner}  {job.manifest.name}"

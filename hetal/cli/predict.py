@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from hetal.ckks.presets import preset
 from hetal.cli.call_log import add_log_option
+from hetal.cli.connection import add_connection_options, connect
 from hetal.cli.train import passphrase
 from hetal.client.dataset import load_array
 from hetal.client.features import encode
 from hetal.client.keys import KeySet
 from hetal.client.model import Model
-from hetal.client.session import Client
 from hetal.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_log_option(parser)
+    add_connection_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -86,7 +87,7 @@ async def _encrypted(args: argparse.Namespace, model: Model, x: NDArray[Any]) ->
     if args.server is None or args.keys is None:
         raise InputError("--encrypted needs --server and --keys")
     keys = KeySet.load(args.keys, preset(model.info["preset"]), passphrase(args))
-    async with Client(args.server) as client:
+    async with connect(args) as client:
         return await client.predict_encrypted(model.info["job"], model, keys, x)
 
 

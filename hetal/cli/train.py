@@ -14,6 +14,7 @@ import numpy as np
 
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.call_log import add_log_option
+from hetal.cli.connection import add_connection_options, connect
 from hetal.cli.local_server import local_server
 from hetal.cli.render import duration, progress_output, size
 from hetal.client.dataset import Dataset, load, load_array
@@ -57,6 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
     out.add_argument("--passphrase-file", type=Path, metavar="FILE", help="encrypts the saved key")
     out.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_log_option(out)
+    add_connection_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -152,15 +154,15 @@ async def _train(args: argparse.Namespace, data: Dataset) -> TrainedJob:
     if args.server is not None:
         if args.backend is not None:
             raise InputError("--backend is of a server started here; one at --server has chosen its own")
-        return await _train_at(args.server, args, data)
+        return await _train_at(connect(args), args, data)
     print("no --server: starting one on this machine for this training", file=sys.stderr)
     async with local_server(allow_insecure=not preset(args.preset).secure, backend=args.backend) as address:
-        return await _train_at(address, args, data)
+        return await _train_at(Client(address), args, data)
 
 
-async def _train_at(address: str, args: argparse.Namespace, data: Dataset) -> TrainedJob:
+async def _train_at(server: Client, args: argparse.Namespace, data: Dataset) -> TrainedJob:
     with progress_output() as progress:
-        async with Client(address) as client:
+        async with server as client:
             return await client.train(
                 data.x_train,
                 data.y_train,
@@ -179,7 +181,7 @@ async def _resume(args: argparse.Namespace, data: Dataset) -> TrainedJob:
         raise InputError("--resume needs --server and --keys")
     keys = await asyncio.to_thread(KeySet.load, args.keys, preset(args.preset), passphrase(args))
     with progress_output() as progress:
-        async with Client(args.server) as client:
+        async with connect(args) as client:
             return await client.resume(
                 args.resume,
                 keys,

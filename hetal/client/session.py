@@ -22,6 +22,7 @@ from hetal.client.dataset import Array, Labels, Prepared, prepare
 from hetal.client.encrypt import Encryptor
 from hetal.client.keys import KeySet
 from hetal.client.model import Model
+from hetal.client.tls import Tls
 from hetal.client.transport import Transport
 from hetal.errors import (
     AlreadyAttachedError,
@@ -121,8 +122,14 @@ class TrainedJob:
 class Client:
     """``async with Client("127.0.0.1:7443") as client: job = await client.train(...)``."""
 
-    def __init__(self, address: str) -> None:
-        self._transport = Transport(address)
+    def __init__(self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False) -> None:
+        """``address``: HOST:PORT. ``tls``: needed for a server on another machine, unless ``allow_plaintext``.
+
+        Raises:
+            CertificateError: a file of ``tls`` is unusable.
+            PlaintextRefusedError: the server is on another machine, and neither option is given.
+        """
+        self._transport = Transport(address, tls, allow_plaintext=allow_plaintext)
 
     async def __aenter__(self) -> Client:
         return self

@@ -15,6 +15,7 @@ from hetal import limits, request_id
 from hetal._pb import hetal_pb2 as pb
 from hetal._pb.hetal_pb2_grpc import HetalStub
 from hetal.client.log import event
+from hetal.client.tls import Tls, open_channel, refusal
 from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
 from hetal.protocol.channel_options import client_options
 
@@ -59,11 +60,13 @@ class Transport:
         bytes_sent, bytes_received: payload of blobs, both ways.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False) -> None:
         self.address = address
         self.bytes_sent = 0
         self.bytes_received = 0
-        self._channel = grpc.aio.insecure_channel(address, options=client_options())
+        self._tls = tls
+        self._met = False
+        self._channel = open_channel(address, tls, allow_plaintext=allow_plaintext, options=client_options())
         self.stub: Any = _Calls(self._channel)
 
     async def close(self) -> None:
@@ -105,10 +108,16 @@ class Transport:
                         raise known from error
                     if progress and progress() != mark:
                         failures, mark = 0, progress()
+                        self._met = True
                     failures += 1
-                    if failures > limits.RECONNECT_ATTEMPTS_MAX:
+                    last = failures > limits.RECONNECT_ATTEMPTS_MAX
+                    # Two sides that met once have the right files; only waiting helps until that has failed too.
+                    if isinstance(known, ConnectionFailedError) and (last or not self._met):
+                        known = await refusal(self.address, self._tls) or known
+                    if last or not isinstance(known, retry_on):
                         raise known from error
                 else:
+                    self._met = True
                     event("answered", seconds=round(time.monotonic() - began, 3))
                     return result
             await asyncio.sleep(backoff_s(failures))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ from hetal import limits
 from hetal._pb import hetal_pb2_grpc
 from hetal.errors import InputError
 from hetal.protocol.channel_options import server_options
+from hetal.protocol.transport_security import is_loopback
 from hetal.server.authorization import AuthorizationInterceptor
 from hetal.server.config import ServerConfig, parse_http_address
 from hetal.server.health import Health
@@ -29,6 +31,7 @@ from hetal.server.service import HetalService
 from hetal.server.store.store import Store
 from hetal.server.telemetry import Telemetry
 from hetal.server.threads import in_thread
+from hetal.server.tls import server_credentials
 from hetal.server.uploads import Uploads
 
 
@@ -61,9 +64,14 @@ class Server:
 
         Raises:
             InputError: an option is wrong, or the address cannot be listened on.
+            PlaintextRefusedError: others than this machine could connect, and there are no certificates.
+            CertificateError: a certificate or key is unusable.
             BackendError: another server uses the data directory.
         """
         config.check()
+        credentials = server_credentials(config)
+        if credentials is None and not is_loopback(config.host):
+            event("plaintext: everybody on the network is the one owner", level=logging.WARNING, host=config.host)
         backend = config.chosen_backend()
         if config.backend is None and backend == "openfhe":
             event("the native engine is not built; OpenFHE computes, many times slower")
@@ -82,7 +90,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, rpc)
         http = None
         try:
-            port = rpc.add_insecure_port(f"{config.host}:{config.port}")
+            address = f"{config.host}:{config.port}"
+            port = rpc.add_secure_port(address, credentials) if credentials else rpc.add_insecure_port(address)
         except RuntimeError as error:
             store.close()
             raise InputError(
@@ -99,7 +108,14 @@ class Server:
         await jobs.load()
         await rpc.start()
         await health.serving()
-        event("server started", host=config.host, port=port, backend=backend, insecure=config.allow_insecure)
+        event(
+            "server started",
+            host=config.host,
+            port=port,
+            tls=credentials is not None,
+            backend=backend,
+            insecure=config.allow_insecure,
+        )
         return cls(port, store, jobs, predictor, rpc, health, http)
 
     async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from hetal import limits, native
-from hetal.errors import InputError
+from hetal.errors import InputError, PlaintextRefusedError
+from hetal.protocol.transport_security import is_loopback
 
 BACKENDS: Final = ("native", "openfhe")
 
@@ -15,6 +16,13 @@ BACKENDS: Final = ("native", "openfhe")
 def meaning(text: str) -> dict[str, str]:
     """What an option is for, in half a sentence: shown by ``--help`` and ``--print-config``."""
     return {"meaning": text}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    cert: Path
+    key: Path
+    client_ca: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +36,12 @@ class ServerConfig:
     data_dir: Path = field(metadata=meaning("jobs, keys and ciphertexts"))
     host: str = field(default="127.0.0.1", metadata=meaning("the address to listen on"))
     port: int = field(default=0, metadata=meaning("the port to listen on; 0 takes a free one"))
+    tls_cert: Path | None = field(default=None, metadata=meaning("the server's certificate chain, PEM"))
+    tls_key: Path | None = field(default=None, metadata=meaning("the key of --tls-cert, PEM, unencrypted"))
+    tls_client_ca: Path | None = field(default=None, metadata=meaning("the authority whose clients are let in, PEM"))
+    allow_plaintext: bool = field(
+        default=False, metadata=meaning("listen beyond this machine without certificates; everybody is one owner")
+    )
     allow_insecure: bool = field(default=False, metadata=meaning("accept parameter sets below 128 bits"))
     jobs_running: int = field(
         default=limits.JOBS_RUNNING_MAX, metadata=meaning("workers at a time; further jobs queue")
@@ -63,8 +77,26 @@ class ServerConfig:
             native.load_engine()
         return self.backend
 
+    def tls(self) -> TlsFiles | None:
+        """The files of TLS, or None for a server without it.
+
+        Raises:
+            InputError: some of them are not given.
+            PlaintextRefusedError: none is, and others than this machine could connect.
+        """
+        files = {"--tls-cert": self.tls_cert, "--tls-key": self.tls_key, "--tls-client-ca": self.tls_client_ca}
+        if self.tls_cert is not None and self.tls_key is not None and self.tls_client_ca is not None:
+            return TlsFiles(self.tls_cert, self.tls_key, self.tls_client_ca)
+        missing = [name for name, path in files.items() if path is None]
+        if len(missing) < len(files):
+            raise InputError(f"TLS lacks {' and '.join(missing)}", hint="Give all three files, or none.")
+        if not self.allow_plaintext and not is_loopback(self.host):
+            raise PlaintextRefusedError(f"a server at {self.host} needs certificates")
+        return None
+
     def check(self) -> None:
-        """Raise an :class:`InputError` where an option is out of its range."""
+        """Raise an :class:`InputError` where an option is out of its range, and what :meth:`tls` raises."""
+        self.tls()
         if self.backend not in (None, *BACKENDS):
             raise InputError(f"no backend {self.backend!r}; there are {', '.join(BACKENDS)}")
         if not 0 <= self.port <= 65_535:

@@ -23,10 +23,10 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_flags_go_before_the_environment_before_the_file_before_defaults(tmp_path: Path) -> None:
-    file = written(tmp_path, 'jobs_running = 2\nthreads = 3\nhost = "0.0.0.0"\n')
+    file = written(tmp_path, 'jobs_running = 2\nthreads = 3\nhost = "127.0.0.2"\n')
     settings = load({"jobs_running": 5}, file=file, environment={"HETAL_JOBS_RUNNING": "4", "HETAL_THREADS": "6"})
     config = settings.config
-    assert (config.jobs_running, config.threads, config.host, config.port) == (5, 6, "0.0.0.0", 7443)
+    assert (config.jobs_running, config.threads, config.host, config.port) == (5, 6, "127.0.0.2", 7443)
     assert settings.origins["jobs_running"] == "flag"
     assert settings.origins["threads"] == "environment HETAL_THREADS"
     assert settings.origins["host"] == f"file {file}"
