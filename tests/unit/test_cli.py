@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetal.cli.main import build_parser, main
+from hetal.cli.main import COMMANDS, build_parser, main
 from hetal.cli.render import duration, progress_output, size
 from hetal.client import Progress
 
@@ -54,7 +54,7 @@ def test_unknown_commands_and_options_exit_with_2() -> None:
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("serve", "train", "predict", "demo", "jobs", "bench"):
+    for command in COMMANDS:
         with pytest.raises(SystemExit) as caught:
             build_parser().parse_args([command, "--help"])
         assert caught.value.code == 0
