@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, fields
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, get_origin, get_type_hints
 
 from pydantic import ValidationError, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -92,8 +92,10 @@ def load(
     unknown = sorted(set(table) - set(origins))
     if unknown:
         raise InputError(f"{source}: {_stranger(unknown[0], origins)}", hint="`hetal serve --print-config` prints all.")
+    kinds = option_types()
+    variables = {variable(name).lower(): _variable_text(kinds[name], value) for name, value in given.items()}
     try:
-        settings = _model(table, {key.lower(): value for key, value in named.items() if key in known})(**flags)
+        settings = _model(table, variables)(**flags)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -176,6 +178,13 @@ class _Table(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         return self._table
+
+
+def _variable_text(kind: Any, value: str) -> str:
+    """A list in a variable is JSON for pydantic; commas are what an operator writes."""
+    if get_origin(kind) is not tuple or value.lstrip().startswith("["):
+        return value
+    return json.dumps([part.strip() for part in value.split(",")])
 
 
 def _default(field: Field[Any]) -> Any:

@@ -85,8 +85,15 @@ def test_a_foreign_variable_is_told_and_not_refused() -> None:
     assert settings.config.threads is None
 
 
+@pytest.mark.parametrize("value", ["cn:a, cn:b", '["cn:a", "cn:b"]'])
+def test_a_list_in_a_variable_has_commas_or_is_json(value: str) -> None:
+    settings = load({}, file=Path(os.devnull), environment={"HETAL_OPERATORS": value})
+    assert settings.config.operators == ("cn:a", "cn:b")
+
+
 def test_what_print_config_prints_is_read_back(tmp_path: Path) -> None:
-    flags = {"data_dir": Path('a "quoted" \\ path\x7f'), "threads": 2, "log_json": True, "client_wait_s": 1.5}
+    flags: dict[str, object] = {"data_dir": Path('a "quoted" \\ path\x7f'), "threads": 2, "log_json": True, "client_wait_s": 1.5}
+    flags |= {"operators": ("cn:a",)}
     first = load(flags, file=Path(os.devnull), environment={})
     second = load({}, file=written(tmp_path, to_toml(first)), environment={})
     assert second.config == first.config
