@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hetal.client.session import Client
-from hetal.client.tls import Tls
 from hetal.errors import InputError
+
+if TYPE_CHECKING:
+    from hetal.client.session import Client
 
 
 def add_connection_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +29,10 @@ def connect(args: argparse.Namespace) -> Client:
     Raises:
         InputError: some of the three files are not given.
     """
+    # The client loads OpenFHE, and `hetal doctor` must be able to tell that this fails.
+    from hetal.client.session import Client
+    from hetal.client.tls import Tls
+
     files = {"--ca": args.ca, "--cert": args.cert, "--key": args.key}
     missing = [name for name, path in files.items() if path is None]
     if len(missing) == len(files):

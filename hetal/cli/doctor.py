@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 from hetal._version import __version__
 from hetal.cli import checks
 from hetal.cli.checks import Finding, Verdict
+from hetal.cli.connection import add_connection_options, connect
 from hetal.errors import HetalError
+from hetal.protocol.job import PROTOCOL_VERSION
 from hetal.server.settings import load
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="of the server to be run here")
     parser.add_argument("--server", metavar="HOST:PORT", help="ask this server too")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    add_connection_options(parser)
     parser.set_defaults(run=run)
 
 
@@ -63,17 +66,14 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding.ok("configuration", ", ".join(origins) or "defaults")
         yield from checks.of_server(settings.config)
     if args.server is not None:
-        yield asyncio.run(_server(args.server))
+        yield asyncio.run(server(args))
 
 
-async def _server(address: str) -> Finding:
+async def server(args: argparse.Namespace) -> Finding:
     """Whether the server answers, and speaks this release's protocol."""
-    # Only this check needs the client, and with it OpenFHE.
-    from hetal.client.session import Client
-    from hetal.protocol.job import PROTOCOL_VERSION
-
+    address = args.server
     try:
-        async with Client(address) as client:
+        async with connect(args) as client:
             info = await asyncio.wait_for(client.info(), checks.SERVER_TIMEOUT_S)
     except asyncio.TimeoutError:
         return Finding.fail(

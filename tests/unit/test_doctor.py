@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import subprocess
@@ -11,7 +12,8 @@ import pytest
 
 from hetal.cli import checks, gpu_driver
 from hetal.cli.checks import Finding, Verdict
-from hetal.cli.main import main
+from hetal.cli.doctor import server
+from hetal.cli.main import build_parser, main
 from hetal.errors import BackendError
 from hetal.native import reference, selftest
 from hetal.server.app import Server
@@ -60,23 +62,24 @@ def test_a_failure_gives_status_1_and_its_remedy(capsys: pytest.CaptureFixture[s
     assert lines[at + 1].strip().startswith("->")
 
 
-async def test_a_server_that_answers_and_one_that_does_not(tmp_path: Path) -> None:
-    from hetal.cli.doctor import _server
+def asked(address: str) -> argparse.Namespace:
+    return build_parser(["doctor"]).parse_args(["doctor", "--server", address])
 
-    server = await Server.start(ServerConfig(data_dir=tmp_path / "data"))
+
+async def test_a_server_that_answers(tmp_path: Path) -> None:
+    running = await Server.start(ServerConfig(data_dir=tmp_path / "data"))
     try:
-        finding = await _server(f"127.0.0.1:{server.port}")
+        finding = await server(asked(f"127.0.0.1:{running.port}"))
         assert finding.verdict is Verdict.OK
         assert "default" in finding.text
     finally:
-        await server.stop()
+        await running.stop()
 
 
-async def test_an_address_without_a_server_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hetal.cli.doctor import _server
-
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "192.0.2.1:7443"])
+async def test_an_address_that_cannot_be_asked_is_a_failure(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     monkeypatch.setattr(checks, "SERVER_TIMEOUT_S", 0.5)
-    finding = await _server("127.0.0.1:1")
+    finding = await server(asked(address))
     assert finding.verdict is Verdict.FAIL
     assert finding.remedy
 
