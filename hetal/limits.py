@@ -40,12 +40,16 @@ OWNER_CHARS_MAX: Final = 256
 JOBS_MAX: Final = 1_000
 JOBS_RUNNING_MAX: Final = 1
 CLIENT_WAIT_S: Final = 24 * 3600
-SHUTDOWN_GRACE_S: Final = 30
+# A server ends within 30 s: its workers get the first of these times, running calls the second.
+DRAIN_S: Final = 20
+SHUTDOWN_GRACE_S: Final = 25
 WORKER_RESTARTS_MAX: Final = 3
 WORKER_LINE_BYTES_MAX: Final = 1 * MIB
 CHECKPOINT_INTERVAL_S: Final = 60
 WORKER_RESTART_BACKOFF_S: Final = (0.5, 2.0, 5.0)
 DISK_RESERVE_BYTES: Final = 256 * MIB
+DELETED_JOBS_REMEMBERED: Final = 10_000
+RETENTION_CHECK_S: Final = 60
 
 OVERVIEW_INTERVAL_S: Final = 1.0
 HEALTH_INTERVAL_S: Final = 5.0

@@ -250,8 +250,10 @@ class TrainRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., stop: _Optional[_Union[Stop, _Mapping]] = ..., **kwargs) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("session",)
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    session: str
+    def __init__(self, session: _Optional[str] = ...) -> None: ...
 
 class Continue(_message.Message):
     __slots__ = ("epoch", "best")

@@ -460,6 +460,7 @@ class _Run:
         self, job_id: str, encryptor: Encryptor, stopping: EarlyStopping, decisions: dict[int, Decision]
     ) -> Finished:
         machine = ClientJob(decisions)
+        session = uuid.uuid4().hex
         heard = 0
 
         async def attempt() -> Finished:
@@ -483,7 +484,7 @@ class _Run:
                         case Fail(info):
                             raise _failure(info)
                         case SendAttach() | SendContinue() | SendStop():
-                            outgoing.put_nowait(_request(job_id, effect))
+                            outgoing.put_nowait(_request(job_id, session, effect))
                         case _:
                             self._report(effect.event)
                 return None
@@ -542,10 +543,10 @@ def _failure(info: FailureInfo) -> HetalError:
     return from_code(info.code, info.message, info.hint)
 
 
-def _request(job_id: str, effect: SendAttach | SendContinue | SendStop) -> pb.TrainRequest:
+def _request(job_id: str, session: str, effect: SendAttach | SendContinue | SendStop) -> pb.TrainRequest:
     request = pb.TrainRequest(job_id=job_id)
     if isinstance(effect, SendAttach):
-        request.attach.SetInParent()
+        request.attach.session = session
     else:
         answer = getattr(request, "continue") if isinstance(effect, SendContinue) else request.stop
         answer.epoch, answer.best = effect.epoch, effect.best

@@ -48,7 +48,10 @@ class BlobCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Attach:
+    """A stream. One of the same session, where that is not empty, takes over from a stream that broke unnoticed."""
+
     client: str
+    session: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,13 @@ class WorkerFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Shortage:
+    """The server has no disk or memory left to go on with this job."""
+
+    failure: FailureInfo
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     pass
 
@@ -131,6 +141,7 @@ ServerMessage = (
     | Stop
     | WorkerDied
     | WorkerFailed
+    | Shortage
     | Cancel
     | ClientGone
     | ServerRestarted

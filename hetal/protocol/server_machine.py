@@ -10,6 +10,7 @@ the worker is gone by the time of a Continue, the job queues again and goes on f
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
@@ -49,6 +50,7 @@ from hetal.protocol.messages import (
     ServerEffect,
     ServerMessage,
     ServerRestarted,
+    Shortage,
     SlotGranted,
     StartClientTimer,
     StartWorker,
@@ -120,6 +122,7 @@ class ServerJob:
         epochs_max: a Continue at this epoch ends the training like a Stop.
         committed: names already on disk.
         snapshot: of a job that existed before.
+        restarts_max: how often the worker of one epoch may die before the job fails.
     """
 
     def __init__(
@@ -128,12 +131,15 @@ class ServerJob:
         epochs_max: int,
         committed: frozenset[str] = frozenset(),
         snapshot: Snapshot | None = None,
+        restarts_max: int = limits.WORKER_RESTARTS_MAX,
     ) -> None:
         self.blobs = blobs
         self.epochs_max = epochs_max
+        self.restarts_max = restarts_max
         self.missing = set(blobs - committed)
         self.snapshot = snapshot if snapshot is not None else Snapshot()
         self.client: str | None = None
+        self.session = ""
         self.worker = False
         self.restarts = 0
         self.progress: WorkerProgress | None = None
@@ -146,6 +152,15 @@ class ServerJob:
     def answered_epoch(self) -> int:
         """Last epoch that the client has answered."""
         return max(self.snapshot.decisions, default=0)
+
+    def copy(self) -> ServerJob:
+        """The machine as it is, to return to where what follows cannot be written to disk.
+
+        Blobs that are committed meanwhile are so for both.
+        """
+        twin = copy(self)
+        twin.snapshot = replace(self.snapshot, decisions=dict(self.snapshot.decisions))
+        return twin
 
     def handle(self, message: ServerMessage) -> list[ServerEffect]:
         """Effects to carry out in order.
@@ -175,6 +190,8 @@ class ServerJob:
                 return self._worker_died(message)
             case WorkerFailed():
                 return self._worker_failed(message)
+            case Shortage():
+                return self._shortage(message)
             case Cancel():
                 return self._cancel()
             case ClientGone():
@@ -198,18 +215,21 @@ class ServerJob:
     # -- the client's stream ------------------------------------------------------------------------------------------
 
     def _attach(self, message: Attach) -> list[ServerEffect]:
+        stale: list[ServerEffect] = []
         if self.client is not None and self.client != message.client:
-            raise AlreadyAttachedError("another client is attached to this job")
-        if self.state is State.UPLOADING:
+            if not message.session or message.session != self.session:
+                raise AlreadyAttachedError("another client is attached to this job")
+            stale = [CloseClient(self.client)]
+        if self.missing and self.state is State.UPLOADING:
             raise MissingBlobError(f"{len(self.missing)} blobs are not uploaded, among them {min(self.missing)}")
         resumed = self._resume() if self._resumable() else []
         event = self._last_event()
         emitted: list[ServerEffect] = [Emit(message.client, event)] if event is not None else []
         if self.state in TERMINAL:
             return [*emitted, CloseClient(message.client)]
-        self.client = message.client
+        self.client, self.session = message.client, message.session
         timer: list[ServerEffect] = [StartClientTimer()] if self.state is State.AWAITING_CLIENT else []
-        return [*resumed, *emitted, *timer]
+        return [*resumed, *stale, *emitted, *timer]
 
     def _detach(self, message: Detach) -> list[ServerEffect]:
         if self.client != message.client:
@@ -308,12 +328,17 @@ class ServerJob:
         if self.state is State.AWAITING_CLIENT:
             return self._stop_worker()
         self.restarts += 1
-        if self.restarts > limits.WORKER_RESTARTS_MAX:
+        if self.restarts > self.restarts_max:
             return self._fail(WorkerDiedError(f"the compute process ended {self.restarts} times; {message.detail}"))
         return [StartWorker(self.restarts)]
 
     def _worker_failed(self, message: WorkerFailed) -> list[ServerEffect]:
         if not self.worker:
+            return []
+        return self._fail(message.failure)
+
+    def _shortage(self, message: Shortage) -> list[ServerEffect]:
+        if self.state is State.UPLOADING or self.state in TERMINAL:
             return []
         return self._fail(message.failure)
 
@@ -337,6 +362,9 @@ class ServerJob:
 
     def _resumable(self) -> bool:
         failure = self.snapshot.failure
+        if self.state is State.UPLOADING:
+            # The last blob is committed, and the disk was full when the job was to be queued.
+            return True
         if self.state is not State.FAILED or failure is None:
             return False
         return CATALOGUE.get(failure.code, HetalError).retryable

@@ -27,6 +27,7 @@ from hetal.server.lookout import Lookout
 from hetal.server.metrics import Metrics
 from hetal.server.outside import routes
 from hetal.server.prediction import Predictor
+from hetal.server.retention import Remover
 from hetal.server.service import HetalService
 from hetal.server.store.store import Store
 from hetal.server.telemetry import Telemetry
@@ -43,7 +44,9 @@ class Server:
         port: int,
         store: Store,
         jobs: Jobs,
+        uploads: Uploads,
         predictor: Predictor,
+        retention: asyncio.Task[None] | None,
         rpc: grpc.aio.Server,
         health: Health,
         http: HttpServer | None,
@@ -52,7 +55,9 @@ class Server:
         self.http_port = http.port if http is not None else None
         self._store = store
         self._jobs = jobs
+        self._uploads = uploads
         self._predictor = predictor
+        self._retention = retention
         self._rpc = rpc
         self._health = health
         self._http = http
@@ -81,11 +86,12 @@ class Server:
         jobs = Jobs(store, config, telemetry)
         uploads = Uploads(store, jobs)
         predictor = Predictor(store, config)
+        remover = Remover(jobs, uploads, predictor)
         rpc = grpc.aio.server(
             interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators)],
             options=server_options(),
         )
-        hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor), rpc)
+        hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor, remover), rpc)
         health = Health(store)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, rpc)
         http = None
@@ -108,6 +114,9 @@ class Server:
         await jobs.load()
         await rpc.start()
         await health.serving()
+        retention = None
+        if config.retention_s is not None:
+            retention = asyncio.ensure_future(remover.retain(config.retention_s))
         event(
             "server started",
             host=config.host,
@@ -116,15 +125,21 @@ class Server:
             backend=backend,
             insecure=config.allow_insecure,
         )
-        return cls(port, store, jobs, predictor, rpc, health, http)
+        return cls(port, store, jobs, uploads, predictor, retention, rpc, health, http)
 
     async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:
-        """Take no more calls, let running ones end within the grace, kill the workers, close the store."""
+        """Take no more calls; end streams with a code to retry on, workers with a checkpoint; close the store.
+
+        Running calls get ``grace_s`` to end, workers the part ``DRAIN_S`` of ``SHUTDOWN_GRACE_S`` of it.
+        """
         self._watch.cancel()
+        if self._retention is not None:
+            self._retention.cancel()
+            await asyncio.wait({self._retention})
         await self._health.drain()
         closing = asyncio.ensure_future(self._rpc.stop(grace_s))
-        await self._jobs.close()
-        await self._predictor.close()
+        drain_s = grace_s * limits.DRAIN_S / limits.SHUTDOWN_GRACE_S
+        await asyncio.gather(self._uploads.close(), self._jobs.close(drain_s), self._predictor.close())
         await closing
         if self._http is not None:
             await self._http.stop()

@@ -49,6 +49,17 @@ class ServerConfig:
     worker_memory_gib: float | None = field(
         default=None, metadata=meaning("address space of one worker; without it no limit")
     )
+    memory_gib: float | None = field(
+        default=None,
+        metadata=meaning("memory of all workers together; without it 90 % of the machine's"),
+    )
+    worker_restarts: int = field(
+        default=limits.WORKER_RESTARTS_MAX,
+        metadata=meaning("how often a worker may die in one epoch and start again from its checkpoint"),
+    )
+    retention_s: float | None = field(
+        default=None, metadata=meaning("seconds after which a job at its end is deleted; without it never")
+    )
     threads: int | None = field(default=None, metadata=meaning("threads of one worker; without it one per core"))
     backend: str | None = field(
         default=None, metadata=meaning("native or openfhe; without it native where it is built")
@@ -105,6 +116,12 @@ class ServerConfig:
             raise InputError(f"jobs running = {self.jobs_running} is outside 1..1000")
         if self.worker_memory_gib is not None and not self.worker_memory_gib > 0:
             raise InputError(f"worker memory of {self.worker_memory_gib} GiB is not positive")
+        if self.memory_gib is not None and not self.memory_gib > 0:
+            raise InputError(f"memory of {self.memory_gib} GiB is not positive")
+        if not 0 <= self.worker_restarts <= 1_000:
+            raise InputError(f"worker restarts = {self.worker_restarts} is outside 0..1000")
+        if self.retention_s is not None and not self.retention_s >= 0:
+            raise InputError(f"a retention of {self.retention_s} s is negative")
         if self.threads is not None and not 1 <= self.threads <= 1_024:
             raise InputError(f"threads = {self.threads} is outside 1..1024")
         if not self.client_wait_s > 0:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
@@ -14,37 +13,45 @@ from typing import Any
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
-from hetal.errors import ConnectionFailedError, HetalError, InputError, JobNotFoundError, QuotaError, VersionError
+from hetal.errors import HetalError, InputError, JobNotFoundError, QuotaError, ShuttingDownError, VersionError
 from hetal.protocol.job import PROTOCOL_VERSION
 from hetal.protocol.messages import (
     Attach,
+    BlobCommitted,
     Cancel,
     ClientGone,
     CloseClient,
+    Continue,
     Detach,
     Emit,
     Enqueue,
     Event,
+    FailureInfo,
     KeepModel,
     Persist,
     Queued,
     ServerEffect,
     ServerMessage,
     ServerRestarted,
+    Shortage,
     SlotGranted,
     StartClientTimer,
     StartWorker,
+    Stop,
     StopClientTimer,
     StopWorker,
     WorkerContinue,
     WorkerProgress,
 )
-from hetal.protocol.server_machine import ServerJob, Snapshot
+from hetal.protocol.server_machine import TERMINAL, ServerJob, Snapshot
 from hetal.protocol.wire import CheckedManifest, manifest_from_proto
+from hetal.server.admission import Memory, memory_bytes
 from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.log import event
+from hetal.server.queue import FairQueue
+from hetal.server.resources import shortage
 from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
 from hetal.server.store.store import Store
@@ -53,13 +60,22 @@ from hetal.server.threads import in_thread
 from hetal.server.training import Training
 
 EVENTS_WAITING_MAX = 1_000
+# Whoever sent one of these hears that it did not happen, and may send it again.
+ANSWERABLE = (Attach, BlobCommitted, Cancel, Continue, Stop)
 
 Events = asyncio.Queue[Event | HetalError | None]
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """A job in memory. ``lock`` orders the messages to its machine; ``slot`` says whether it may have a worker."""
+    """A job in memory.
+
+    Attributes:
+        memory_bytes: estimate of what its worker needs.
+        ended_unix_s: since when it is at an end, None while it goes on.
+        lock: orders the messages to the machine.
+        slot: whether it may have a worker, and has its share of the memory.
+    """
 
     id: str
     owner: str
@@ -67,6 +83,8 @@ class Job:
     checked: CheckedManifest
     created_unix_s: float
     machine: ServerJob
+    memory_bytes: int
+    ended_unix_s: float | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     clients: dict[str, Events] = field(default_factory=dict)
     training: Training | None = None
@@ -82,7 +100,8 @@ class Jobs:
         self._config = config
         self._telemetry = telemetry
         self._jobs: dict[str, Job] = {}
-        self._waiting: deque[Job] = deque()
+        self._waiting: FairQueue[Job] = FairQueue()
+        self._memory = Memory(None if config.memory_gib is None else int(config.memory_gib * limits.GIB))
         self._slots_free = config.jobs_running
         self._tasks: set[asyncio.Task[None]] = set()
         self._dispatching: set[asyncio.Future[None]] = set()
@@ -92,6 +111,7 @@ class Jobs:
 
     async def load(self) -> None:
         """Take up every stored job where it was."""
+        ended = await in_thread(self._store.metadata.ended)
         for row in await in_thread(self._store.metadata.jobs):
             committed = await in_thread(self._store.metadata.blobs, row.id)
             try:
@@ -99,21 +119,23 @@ class Jobs:
             except HetalError as error:
                 event("job unreadable", level=logging.ERROR, job=row.id, code=error.code)
                 continue
+            if job.machine.state in TERMINAL:
+                job.ended_unix_s = ended.get(job.id, time.time())
             self._jobs[job.id] = job
         for job in list(self._jobs.values()):
             await self.dispatch(job, ServerRestarted())
 
-    async def close(self) -> None:
-        """End streams and workers; jobs go on at the next start."""
+    async def close(self, drain_s: float) -> None:
+        """End streams at once and workers after their iteration, within ``drain_s``; jobs go on at the next start."""
         self._closing = True
         for job in self._jobs.values():
             self._cancel_timer(job)
             for events in job.clients.values():
-                events.put_nowait(ConnectionFailedError("the server is shutting down"))
+                events.put_nowait(ShuttingDownError("the server is shutting down"))
         trainings = [job.training for job in self._jobs.values() if job.training is not None]
-        await asyncio.gather(*(training.stop() for training in trainings))
+        await asyncio.gather(*(training.drain(drain_s) for training in trainings))
         if self._tasks | self._dispatching:
-            await asyncio.wait(self._tasks | self._dispatching, timeout=limits.SHUTDOWN_GRACE_S)
+            await asyncio.wait(self._tasks | self._dispatching, timeout=max(1.0, drain_s))
 
     # -- calls --------------------------------------------------------------------------------------------------------
 
@@ -141,7 +163,8 @@ class Jobs:
         key = request.idempotency_key
         if not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
             raise InputError(f"an idempotency key has 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable characters")
-        manifest_from_proto(request.manifest, allow_insecure=self._config.allow_insecure)
+        checked = manifest_from_proto(request.manifest, allow_insecure=self._config.allow_insecure)
+        self._memory.check(memory_bytes(checked))
         if len(self._jobs) >= limits.JOBS_MAX:
             raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
         row = JobRow(
@@ -165,12 +188,12 @@ class Jobs:
         event("job created", job=job.id, owner=job.owner, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
         return job
 
-    async def attach(self, job: Job) -> tuple[str, Events]:
+    async def attach(self, job: Job, session: str = "") -> tuple[str, Events]:
         """A client's token, and the queue of its events; an error or None in it ends the stream."""
         client, events = uuid.uuid4().hex, Events()
         job.clients[client] = events
         try:
-            await self.dispatch(job, Attach(client))
+            await self.dispatch(job, Attach(client, session))
         except HetalError:
             del job.clients[client]
             raise
@@ -184,18 +207,39 @@ class Jobs:
         await self.dispatch(job, Cancel())
 
     async def delete(self, job: Job) -> int:
-        """Remove a job with all its data. Bytes freed."""
+        """Remove a job with all its data. Bytes freed; the same again for a job that was deleted meanwhile."""
         async with job.lock:
-            if self._jobs.pop(job.id, None) is None:
-                raise JobNotFoundError(f"there is no job {job.id!r}")
+            if job.id not in self._jobs:
+                return await self.deleted(job.id, Caller(job.owner))
+            await self._release(job)
+            try:
+                freed = await in_thread(self._store.delete_job, job.id)
+            except Exception as error:
+                if (short := shortage(error)) is not None:
+                    await self._fail_unsaved(job, short)
+                raise
+            del self._jobs[job.id]
             self._cancel_timer(job)
             for events in job.clients.values():
                 events.put_nowait(JobNotFoundError("the job was deleted"))
-            await self._release(job)
-            freed = await in_thread(self._store.delete_job, job.id)
         self._telemetry.job_deleted(job.id)
         event("job deleted", job=job.id, bytes=freed)
         return freed
+
+    async def deleted(self, job_id: str, caller: Caller) -> int:
+        """Bytes that the deletion of a job freed.
+
+        Raises:
+            JobNotFoundError: no job of that id that the caller could see was deleted.
+        """
+        found = await in_thread(self._store.metadata.deleted, job_id)
+        if found is None or not caller.sees(found[0]):
+            raise JobNotFoundError(f"there is no job {job_id[:64]!r}")
+        return found[1]
+
+    def ended_before(self, unix_s: float) -> list[Job]:
+        """Jobs that are at an end since before that time."""
+        return [job for job in self.all() if job.ended_unix_s is not None and job.ended_unix_s < unix_s]
 
     async def to_proto(self, job: Job, *, brief: bool = False) -> pb.Job:
         """The job as the wire shows it; ``brief`` leaves the blob lists out, which may be long."""
@@ -235,21 +279,43 @@ class Jobs:
         async with job.lock:
             if job.id not in self._jobs or (source is not None and job.training is not source):
                 return
-            before = job.machine.state
-            effects = job.machine.handle(message)
-            for effect in effects:
-                await self._carry_out(job, effect)
+            saved = job.machine.copy()
+            before = saved.state
+            for effect in job.machine.handle(message):
+                try:
+                    await self._carry_out(job, effect)
+                except Exception as error:
+                    short = shortage(error)
+                    if short is None or not isinstance(effect, Persist):
+                        raise
+                    # What is not on disk has not happened.
+                    job.machine = saved
+                    if isinstance(message, ANSWERABLE):
+                        raise short from error
+                    await self._fail_unsaved(job, short)
+                    break
             self._telemetry.job_heard(job.id, message, before, job.machine)
+
+    async def _fail_unsaved(self, job: Job, short: HetalError) -> None:
+        """Fail a job that cannot be saved: on disk it is where it was, and goes on from there after a restart."""
+        event("job cannot be saved", level=logging.ERROR, job=job.id, code=short.code)
+        for effect in job.machine.handle(Shortage(FailureInfo(short.code, short.message, short.hint))):
+            try:
+                await self._carry_out(job, effect)
+            except Exception as error:
+                if shortage(error) is None or not isinstance(effect, Persist):
+                    raise
 
     async def _carry_out(self, job: Job, effect: ServerEffect) -> None:
         match effect:
             case Persist():
                 text = job.machine.snapshot.to_json()
+                job.ended_unix_s = time.time() if job.machine.state in TERMINAL else None
                 failpoint("snapshot.before")
-                await in_thread(self._store.metadata.save_snapshot, job.id, text)
+                await in_thread(self._store.metadata.save_snapshot, job.id, text, job.ended_unix_s)
                 failpoint("snapshot.after")
             case Enqueue():
-                self._waiting.append(job)
+                self._waiting.push(job.owner, job)
                 self._grant()
             case StartWorker(restarts):
                 await self._start_worker(job, restarts)
@@ -283,8 +349,8 @@ class Jobs:
         if isinstance(emitted, WorkerProgress) and events.qsize() > EVENTS_WAITING_MAX:
             return
         if isinstance(emitted, Queued):
-            ahead = self._waiting.index(job) if job in self._waiting else 0
-            emitted = Queued(ahead + (self._config.jobs_running - self._slots_free) - job.slot)
+            running = self._config.jobs_running - self._slots_free
+            emitted = Queued(self._waiting.ahead(job) + running - job.slot)
         failpoint("event.before")
         events.put_nowait(emitted)
 
@@ -295,7 +361,7 @@ class Jobs:
             job_id=job.id,
             manifest=job.manifest,
             answered_epoch=job.machine.answered_epoch,
-            delay_s=limits.WORKER_RESTART_BACKOFF_S[restarts - 1] if restarts else 0.0,
+            delay_s=_backoff_s(restarts),
             store=self._store,
             config=self._config,
         )
@@ -304,8 +370,7 @@ class Jobs:
 
     def _release(self, job: Job) -> Coroutine[Any, Any, None]:
         """Leave the queue at once; the slot is free when the worker's memory is."""
-        if job in self._waiting:
-            self._waiting.remove(job)
+        self._waiting.remove(job)
         training, job.training = job.training, None
         slot, job.slot = job.slot, False
 
@@ -314,15 +379,21 @@ class Jobs:
                 await training.stop()
             if slot:
                 self._slots_free += 1
+                self._memory.give(job.memory_bytes)
                 self._grant()
 
         return finish()
 
     def _grant(self) -> None:
-        while self._waiting and self._slots_free and not self._closing:
-            job = self._waiting.popleft()
+        """Start what may start. The next job waits for its memory, and none overtakes it: else large ones never ran."""
+        while self._slots_free and not self._closing:
+            job = self._waiting.head()
+            if job is None or not self._memory.fits(job.memory_bytes):
+                return
+            self._waiting.pop()
             job.slot = True
             self._slots_free -= 1
+            self._memory.take(job.memory_bytes)
             self._spawn(self._granted(job))
 
     async def _granted(self, job: Job) -> None:
@@ -338,9 +409,13 @@ class Jobs:
         # A job that was admitted stays, even when the server is started without --allow-insecure later.
         checked = manifest_from_proto(manifest, allow_insecure=True)
         machine = ServerJob(
-            frozenset(checked.blobs), checked.job.epochs_max, committed, Snapshot.from_json(row.snapshot)
+            frozenset(checked.blobs),
+            checked.job.epochs_max,
+            committed,
+            Snapshot.from_json(row.snapshot),
+            self._config.worker_restarts,
         )
-        return Job(row.id, row.owner, manifest, checked, row.created_unix_s, machine)
+        return Job(row.id, row.owner, manifest, checked, row.created_unix_s, machine, memory_bytes(checked))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         # What a job does in its own time belongs to no request.
@@ -368,3 +443,9 @@ class Jobs:
         for path in self._store.files.results(job_id).glob("model-*"):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
+
+
+def _backoff_s(restarts: int) -> float:
+    """Pause before a worker's start number ``restarts`` + 1."""
+    pauses = limits.WORKER_RESTART_BACKOFF_S
+    return pauses[min(restarts, len(pauses)) - 1] if restarts else 0.0

@@ -13,7 +13,15 @@ from hetal._pb import hetal_pb2 as pb
 from hetal._pb import hetal_pb2_grpc
 from hetal._version import __version__
 from hetal.ckks.presets import PRESETS, preset
-from hetal.errors import ChunkOrderError, HetalError, InputError, OversizedError, StateError, UnknownBlobError
+from hetal.errors import (
+    ChunkOrderError,
+    HetalError,
+    InputError,
+    JobNotFoundError,
+    OversizedError,
+    StateError,
+    UnknownBlobError,
+)
 from hetal.protocol.job import MODEL, PROTOCOL_VERSION, logits_blob
 from hetal.protocol.messages import (
     Continue,
@@ -31,6 +39,7 @@ from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.jobs import Events, Job, Jobs
 from hetal.server.prediction import Predictor
+from hetal.server.retention import Remover
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
 from hetal.server.uploads import SHA256_BYTES, Uploads, receive_file
@@ -39,12 +48,21 @@ BACKEND: Final = "openfhe"
 
 
 class HetalService(hetal_pb2_grpc.HetalServicer):
-    def __init__(self, config: ServerConfig, store: Store, jobs: Jobs, uploads: Uploads, predictor: Predictor) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        store: Store,
+        jobs: Jobs,
+        uploads: Uploads,
+        predictor: Predictor,
+        remover: Remover,
+    ) -> None:
         self._config = config
         self._store = store
         self._jobs = jobs
         self._uploads = uploads
         self._predictor = predictor
+        self._remover = remover
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Any) -> pb.ServerInfo:
         allowed = [name for name in PRESETS if self._config.allow_insecure or preset(name).secure]
@@ -77,10 +95,12 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         return await self._jobs.to_proto(job)
 
     async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
-        job = self._jobs.get(request.job_id, caller())
-        await self._uploads.revoke_job(job.id)
-        await self._predictor.forget(job.id)
-        return pb.DeleteJobResponse(bytes_freed=await self._jobs.delete(job))
+        try:
+            freed = await self._remover.remove(self._jobs.get(request.job_id, caller()))
+        except JobNotFoundError:
+            # The answer to the same call may have been lost.
+            freed = await self._jobs.deleted(request.job_id, caller())
+        return pb.DeleteJobResponse(bytes_freed=freed)
 
     async def UploadBlob(self, request_iterator: AsyncIterator[pb.UploadBlobRequest], context: Any) -> pb.BlobStatus:
         return await self._uploads.receive(request_iterator, caller())
@@ -96,7 +116,10 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         if first is None or first.WhichOneof("message") != "attach":
             raise StateError("the first message of a Train stream is Attach")
         job = self._jobs.get(first.job_id, caller())
-        client, events = await self._jobs.attach(job)
+        session = first.attach.session
+        if len(session) > limits.IDEMPOTENCY_KEY_CHARS_MAX:
+            raise InputError(f"a session has at most {limits.IDEMPOTENCY_KEY_CHARS_MAX} characters")
+        client, events = await self._jobs.attach(job, session)
         reader = asyncio.ensure_future(self._read_answers(request_iterator, job, client, events))
         try:
             while (item := await events.get()) is not None:

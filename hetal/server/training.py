@@ -104,6 +104,13 @@ class Training:
         elif self._started:
             await self._ended.wait()
 
+    async def drain(self, limit_s: float) -> None:
+        """Let the worker end after its iteration, with a checkpoint; kill it where that takes longer than the limit."""
+        self._stopped.set()
+        if self._process is not None:
+            await self._process.drain(limit_s)
+        await self.stop()
+
     async def _pause(self) -> None:
         try:
             await asyncio.wait_for(self._stopped.wait(), self._delay_s)

@@ -88,6 +88,13 @@ class WorkerProcess:
                 raise WorkerDiedError("the compute process wrote something that is no event")
             yield record
 
+    async def drain(self, limit_s: float) -> None:
+        """Ask it to end, and wait for that as long as the limit says."""
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._process.wait(), limit_s)
+
     async def stop(self) -> int:
         """Kill it if it runs. Its exit status, negative for a signal."""
         if self._process.returncode is None:

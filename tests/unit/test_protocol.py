@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -51,6 +52,7 @@ STORIES: dict[str, list[m.ServerMessage]] = {
     "training attached": [*TRAIN, m.Attach("c")],
     "training epoch 2": [*WAIT, m.Continue("c", 1, True)],
     "awaiting": WAIT,
+    "awaiting session": [*TRAIN, m.Attach("c", "s"), epoch_done(1)],
     "awaiting detached": [*WAIT, m.Detach("c")],
     "awaiting no worker": [*WAIT, m.WorkerDied("x")],
     "finished": [*WAIT, m.Stop("c", 1, True)],
@@ -64,6 +66,7 @@ MESSAGES: dict[str, m.ServerMessage] = {
     "blob z": m.BlobCommitted("z"),
     "attach c": m.Attach("c"),
     "attach d": m.Attach("d"),
+    "attach d of session": m.Attach("d", "s"),
     "detach c": m.Detach("c"),
     "detach d": m.Detach("d"),
     "slot": m.SlotGranted(),
@@ -78,6 +81,7 @@ MESSAGES: dict[str, m.ServerMessage] = {
     "stop 2": m.Stop("c", 2, False),
     "died": m.WorkerDied("x"),
     "worker failed": m.WorkerFailed(FAILURE),
+    "shortage": m.Shortage(FAILURE),
     "cancel": m.Cancel(),
     "gone": m.ClientGone(),
     "restarted": m.ServerRestarted(),
@@ -111,6 +115,7 @@ def outcome(story: str, message: str) -> str:
 TABLE: dict[str, dict[str, list[str]]] = {
     "uploading": {
         "UPLOADING:": [
+            "shortage",
             "blob a",
             "detach c",
             "detach d",
@@ -124,12 +129,13 @@ TABLE: dict[str, dict[str, list[str]]] = {
         ],
         "QUEUED: Persist Enqueue": ["blob b"],
         "! UnknownBlobError": ["blob z"],
-        "! MissingBlobError": ["attach c", "attach d"],
+        "! MissingBlobError": ["attach c", "attach d", "attach d of session"],
         "UPLOADING: StopWorker": ["slot"],
         "! StateError": ["continue 1 best", "continue 1", "continue 2", "continue 1 of d", "stop 1 best", "stop 2"],
         "CANCELLED: Persist StopClientTimer StopWorker": ["cancel"],
     },
     "queued": {
+        "FAILED: Persist StopClientTimer StopWorker": ["shortage"],
         "! StateError": [
             "blob a",
             "blob b",
@@ -141,7 +147,7 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "stop 2",
         ],
         "! UnknownBlobError": ["blob z"],
-        "QUEUED: Emit(Queued)": ["attach c", "attach d"],
+        "QUEUED: Emit(Queued)": ["attach c", "attach d", "attach d of session"],
         "QUEUED:": ["detach c", "detach d", "progress", "epoch 1", "epoch 2", "died", "worker failed", "gone"],
         "TRAINING: Persist StartWorker": ["slot"],
         "CANCELLED: Persist StopClientTimer StopWorker": ["cancel"],
@@ -159,9 +165,18 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "stop 2",
         ],
         "! UnknownBlobError": ["blob z"],
-        "TRAINING:": ["attach c", "attach d", "detach c", "detach d", "slot", "progress", "gone"],
+        "TRAINING:": [
+            "attach c",
+            "attach d",
+            "attach d of session",
+            "detach c",
+            "detach d",
+            "slot",
+            "progress",
+            "gone",
+        ],
         "AWAITING_CLIENT: Persist StartClientTimer": ["epoch 1"],
-        "FAILED: Persist StopClientTimer StopWorker": ["epoch 2", "worker failed"],
+        "FAILED: Persist StopClientTimer StopWorker": ["shortage", "epoch 2", "worker failed"],
         "TRAINING: StartWorker": ["died"],
         "CANCELLED: Persist StopClientTimer StopWorker": ["cancel"],
         "QUEUED: Persist Enqueue": ["restarted"],
@@ -179,10 +194,10 @@ TABLE: dict[str, dict[str, list[str]]] = {
         ],
         "! UnknownBlobError": ["blob z"],
         "TRAINING:": ["attach c", "detach c", "detach d", "slot", "gone"],
-        "! AlreadyAttachedError": ["attach d"],
+        "! AlreadyAttachedError": ["attach d", "attach d of session"],
         "TRAINING: Emit(WorkerProgress)": ["progress"],
         "AWAITING_CLIENT: Persist StartClientTimer Emit(Validation)": ["epoch 1"],
-        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["epoch 2", "worker failed"],
+        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["shortage", "epoch 2", "worker failed"],
         "TRAINING: StartWorker": ["died"],
         "CANCELLED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["cancel"],
         "QUEUED: Persist Enqueue": ["restarted"],
@@ -191,9 +206,9 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "! StateError": ["blob a", "blob b", "continue 1", "continue 2", "stop 1 best", "stop 2"],
         "! UnknownBlobError": ["blob z"],
         "TRAINING:": ["attach c", "detach c", "detach d", "slot", "continue 1 best", "continue 1 of d", "gone"],
-        "! AlreadyAttachedError": ["attach d"],
+        "! AlreadyAttachedError": ["attach d", "attach d of session"],
         "TRAINING: Emit(WorkerProgress)": ["progress"],
-        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["epoch 1", "worker failed"],
+        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["shortage", "epoch 1", "worker failed"],
         "AWAITING_CLIENT: Persist StartClientTimer Emit(Validation)": ["epoch 2"],
         "TRAINING: StartWorker": ["died"],
         "CANCELLED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["cancel"],
@@ -203,13 +218,27 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "! StateError": ["blob a", "blob b", "continue 2", "continue 1 of d", "stop 2"],
         "! UnknownBlobError": ["blob z"],
         "AWAITING_CLIENT: Emit(Validation) StartClientTimer": ["attach c"],
-        "! AlreadyAttachedError": ["attach d"],
+        "! AlreadyAttachedError": ["attach d", "attach d of session"],
         "AWAITING_CLIENT: StartClientTimer": ["detach c", "restarted"],
         "AWAITING_CLIENT:": ["detach d", "slot", "progress", "epoch 1", "epoch 2"],
         "TRAINING: Persist StopClientTimer KeepModel WorkerContinue": ["continue 1 best", "continue 1"],
         "FINISHED: Persist StopClientTimer StopWorker KeepModel Emit(Finished) CloseClient": ["stop 1 best"],
         "AWAITING_CLIENT: StopWorker": ["died"],
-        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["worker failed", "gone"],
+        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["shortage", "worker failed", "gone"],
+        "CANCELLED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["cancel"],
+    },
+    "awaiting session": {
+        "! StateError": ["blob a", "blob b", "continue 2", "continue 1 of d", "stop 2"],
+        "! UnknownBlobError": ["blob z"],
+        "AWAITING_CLIENT: Emit(Validation) StartClientTimer": ["attach c"],
+        "! AlreadyAttachedError": ["attach d"],
+        "AWAITING_CLIENT: CloseClient Emit(Validation) StartClientTimer": ["attach d of session"],
+        "AWAITING_CLIENT: StartClientTimer": ["detach c", "restarted"],
+        "AWAITING_CLIENT:": ["detach d", "slot", "progress", "epoch 1", "epoch 2"],
+        "TRAINING: Persist StopClientTimer KeepModel WorkerContinue": ["continue 1 best", "continue 1"],
+        "FINISHED: Persist StopClientTimer StopWorker KeepModel Emit(Finished) CloseClient": ["stop 1 best"],
+        "AWAITING_CLIENT: StopWorker": ["died"],
+        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["shortage", "worker failed", "gone"],
         "CANCELLED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["cancel"],
     },
     "awaiting detached": {
@@ -224,10 +253,10 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "stop 2",
         ],
         "! UnknownBlobError": ["blob z"],
-        "AWAITING_CLIENT: Emit(Validation) StartClientTimer": ["attach c", "attach d"],
+        "AWAITING_CLIENT: Emit(Validation) StartClientTimer": ["attach c", "attach d", "attach d of session"],
         "AWAITING_CLIENT:": ["detach c", "detach d", "slot", "progress", "epoch 1", "epoch 2"],
         "AWAITING_CLIENT: StopWorker": ["died"],
-        "FAILED: Persist StopClientTimer StopWorker": ["worker failed", "gone"],
+        "FAILED: Persist StopClientTimer StopWorker": ["shortage", "worker failed", "gone"],
         "CANCELLED: Persist StopClientTimer StopWorker": ["cancel"],
         "AWAITING_CLIENT: StartClientTimer": ["restarted"],
     },
@@ -235,14 +264,14 @@ TABLE: dict[str, dict[str, list[str]]] = {
         "! StateError": ["blob a", "blob b", "continue 2", "continue 1 of d", "stop 2"],
         "! UnknownBlobError": ["blob z"],
         "AWAITING_CLIENT: Emit(Validation) StartClientTimer": ["attach c"],
-        "! AlreadyAttachedError": ["attach d"],
+        "! AlreadyAttachedError": ["attach d", "attach d of session"],
         "AWAITING_CLIENT: StartClientTimer": ["detach c", "restarted"],
         "AWAITING_CLIENT:": ["detach d", "progress", "epoch 1", "epoch 2", "died", "worker failed"],
         "AWAITING_CLIENT: StopWorker": ["slot"],
         "QUEUED: Persist StopClientTimer KeepModel Enqueue Emit(Queued)": ["continue 1 best", "continue 1"],
         "FINISHED: Persist StopClientTimer StopWorker KeepModel Emit(Finished) CloseClient": ["stop 1 best"],
         "CANCELLED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["cancel"],
-        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["gone"],
+        "FAILED: Persist StopClientTimer StopWorker Emit(Failed) CloseClient": ["shortage", "gone"],
     },
     "finished": {
         "! StateError": [
@@ -256,8 +285,9 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "cancel",
         ],
         "! UnknownBlobError": ["blob z"],
-        "FINISHED: Emit(Finished) CloseClient": ["attach c", "attach d"],
+        "FINISHED: Emit(Finished) CloseClient": ["attach c", "attach d", "attach d of session"],
         "FINISHED:": [
+            "shortage",
             "detach c",
             "detach d",
             "progress",
@@ -284,8 +314,9 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "cancel",
         ],
         "! UnknownBlobError": ["blob z"],
-        "FAILED: Emit(Failed) CloseClient": ["attach c", "attach d"],
+        "FAILED: Emit(Failed) CloseClient": ["attach c", "attach d", "attach d of session"],
         "FAILED:": [
+            "shortage",
             "detach c",
             "detach d",
             "progress",
@@ -311,8 +342,9 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "cancel",
         ],
         "! UnknownBlobError": ["blob z"],
-        "AWAITING_CLIENT: Persist Emit(Validation) StartClientTimer": ["attach c", "attach d"],
+        "AWAITING_CLIENT: Persist Emit(Validation) StartClientTimer": ["attach c", "attach d", "attach d of session"],
         "FAILED:": [
+            "shortage",
             "detach c",
             "detach d",
             "progress",
@@ -337,8 +369,9 @@ TABLE: dict[str, dict[str, list[str]]] = {
             "stop 2",
         ],
         "! UnknownBlobError": ["blob z"],
-        "CANCELLED: Emit(Failed) CloseClient": ["attach c", "attach d"],
+        "CANCELLED: Emit(Failed) CloseClient": ["attach c", "attach d", "attach d of session"],
         "CANCELLED:": [
+            "shortage",
             "detach c",
             "detach d",
             "progress",
@@ -364,6 +397,32 @@ def test_every_message_in_every_state(story: str) -> None:
 
 def test_the_stories_cover_every_state() -> None:
     assert {machine(story).state for story in STORIES} == set(State)
+
+
+def test_a_stream_that_was_taken_over_says_no_more() -> None:
+    job = machine("awaiting session")
+    job.handle(m.Attach("d", "s"))
+    assert job.handle(m.Detach("c")) == []
+    assert isinstance(job.handle(m.Continue("d", 1, True))[0], m.Persist)
+
+
+def test_a_machine_returns_to_where_it_was() -> None:
+    for story in STORIES:
+        for message in MESSAGES.values():
+            job = machine(story)
+            saved, before = job.copy(), job.snapshot.to_json()
+            with suppress(HetalError):
+                job.handle(message)
+            assert saved.snapshot.to_json() == before
+            assert (saved.client, saved.worker) == (machine(story).client, machine(story).worker)
+
+
+def test_a_job_that_could_not_be_queued_is_when_its_client_attaches() -> None:
+    job = machine("uploading")
+    saved = job.copy()
+    job.handle(m.BlobCommitted("b"))
+    assert saved.state is State.UPLOADING and not saved.missing
+    assert saved.handle(m.Attach("c")) == [m.Persist(), m.Enqueue(), m.Emit("c", m.Queued())]
 
 
 def test_reattach_repeats_the_unanswered_epoch() -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from hetal import limits
 from hetal.errors import BackendError
 from hetal.server.failpoints import failpoint
 
@@ -51,6 +52,15 @@ CREATE TABLE owned (
 INSERT INTO owned SELECT id, 'local', idempotency_key, manifest, created_unix_s, snapshot FROM jobs;
 DROP TABLE jobs;
 ALTER TABLE owned RENAME TO jobs;
+""",
+    """
+ALTER TABLE jobs ADD COLUMN ended_unix_s REAL;
+CREATE TABLE deleted (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    owner TEXT NOT NULL,
+    bytes_freed INTEGER NOT NULL
+) STRICT;
 """,
 )
 JOB_COLUMNS: Final = "id, owner, idempotency_key, manifest, created_unix_s, snapshot"
@@ -135,13 +145,36 @@ class Metadata:
             rows = self._db.execute(f"SELECT {JOB_COLUMNS} FROM jobs ORDER BY created_unix_s, id")
             return [JobRow(*row) for row in rows]
 
-    def save_snapshot(self, job_id: str, snapshot: str) -> None:
+    def save_snapshot(self, job_id: str, snapshot: str, ended_unix_s: float | None = None) -> None:
+        """``ended_unix_s``: since when the job is at an end, None for a job that goes on."""
         with self.transaction() as db:
-            db.execute("UPDATE jobs SET snapshot = ? WHERE id = ?", (snapshot, job_id))
+            values = (snapshot, ended_unix_s, job_id)
+            db.execute("UPDATE jobs SET snapshot = ?, ended_unix_s = ? WHERE id = ?", values)
 
-    def delete_job(self, job_id: str) -> None:
+    def ended(self) -> dict[str, float]:
+        """Since when jobs are at an end, by id."""
+        with self._lock:
+            rows = self._db.execute("SELECT id, ended_unix_s FROM jobs WHERE ended_unix_s IS NOT NULL")
+            return dict(rows.fetchall())
+
+    def delete_job(self, job_id: str, bytes_freed: int) -> None:
+        """Forget a job but for the fact that it was deleted: the call may come again."""
         with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO deleted (id, owner, bytes_freed) SELECT id, owner, ? FROM jobs WHERE id = ?",
+                (bytes_freed, job_id),
+            )
+            db.execute(
+                "DELETE FROM deleted WHERE number <= (SELECT MAX(number) FROM deleted) - ?",
+                (limits.DELETED_JOBS_REMEMBERED,),
+            )
             db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+
+    def deleted(self, job_id: str) -> tuple[str, int] | None:
+        """Owner and freed bytes of a job that was deleted."""
+        with self._lock:
+            row = self._db.execute("SELECT owner, bytes_freed FROM deleted WHERE id = ?", (job_id,)).fetchone()
+            return None if row is None else (str(row[0]), int(row[1]))
 
     # -- blobs --------------------------------------------------------------------------------------------------------
 
@@ -162,10 +195,11 @@ class Metadata:
             db.execute("INSERT INTO blobs VALUES (?, ?, ?, ?)", (job_id, name, row.sha256, row.size_bytes))
             db.execute("DELETE FROM partials WHERE job_id = ? AND name = ?", (job_id, name))
 
-    def referenced(self, sha256: bytes) -> bool:
-        """Whether a committed blob of any job has that content."""
+    def referenced(self, sha256: bytes, *, but_by: str) -> bool:
+        """Whether a committed blob of another job has that content."""
         with self._lock:
-            return self._db.execute("SELECT 1 FROM blobs WHERE sha256 = ? LIMIT 1", (sha256,)).fetchone() is not None
+            found = self._db.execute("SELECT 1 FROM blobs WHERE sha256 = ? AND job_id <> ? LIMIT 1", (sha256, but_by))
+            return found.fetchone() is not None
 
     def owns(self, job_id: str, row: BlobRow) -> bool:
         """Whether the job's owner has committed a blob of that content, in any job."""

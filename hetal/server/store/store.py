@@ -10,7 +10,7 @@ from typing import IO
 
 from hetal.errors import BackendError, BlobConflictError
 from hetal.server.failpoints import failpoint
-from hetal.server.store.files import Files
+from hetal.server.store.files import Files, tree_bytes
 from hetal.server.store.metadata import BlobRow, Metadata
 
 
@@ -72,12 +72,16 @@ class Store:
     def delete_job(self, job_id: str) -> int:
         """Remove a job and every object that no other job refers to. Bytes freed."""
         with self._lock:
-            hashes = {row.sha256 for row in self.metadata.blobs(job_id).values()}
-            self.metadata.delete_job(job_id)
+            rows = set(self.metadata.blobs(job_id).values())
+            alone = [row for row in rows if not self.metadata.referenced(row.sha256, but_by=job_id)]
+            freed = sum(row.size_bytes for row in alone) + tree_bytes(self.files.job(job_id))
+            self.metadata.delete_job(job_id, freed)
             failpoint("delete.row")
-            freed = sum(self.files.remove_object(h) for h in hashes if not self.metadata.referenced(h))
+            for row in alone:
+                self.files.remove_object(row.sha256)
             failpoint("delete.objects")
-            return freed + self.files.remove_job(job_id)
+            self.files.remove_job(job_id)
+            return freed
 
     def _sweep(self) -> None:
         """Finish commits and deletions that a crash cut short."""
