@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import chain
-from typing import Generic, TypeVar
+from itertools import zip_longest
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+_NONE: Final[Any] = object()
 
 
 class FairQueue(Generic[T]):
@@ -21,8 +22,9 @@ class FairQueue(Generic[T]):
         return sum(map(len, self._turns.values()))
 
     def __iter__(self) -> Iterator[T]:
-        """All items, by owner."""
-        return chain.from_iterable(self._turns.values())
+        """In the order in which they are served, if none comes or goes."""
+        rounds = zip_longest(*self._turns.values(), fillvalue=_NONE)
+        return (item for turn in rounds for item in turn if item is not _NONE)
 
     def push(self, owner: str, item: T) -> None:
         self._turns.setdefault(owner, deque()).append(item)
@@ -50,10 +52,4 @@ class FairQueue(Generic[T]):
 
     def ahead(self, item: T) -> int:
         """How many are served before ``item``, if none comes or goes; 0 where it is not queued."""
-        owners = list(self._turns.values())
-        for turn, items in enumerate(owners):
-            if item in items:
-                rounds = items.index(item)
-                others = (min(len(other), rounds + (i < turn)) for i, other in enumerate(owners) if i != turn)
-                return rounds + sum(others)
-        return 0
+        return next((place for place, other in enumerate(self) if other == item), 0)

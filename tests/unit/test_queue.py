@@ -41,6 +41,7 @@ def test_ahead_counts_what_is_served_before(owners: list[str]) -> None:
     ahead = {item: filled(owners).ahead(item) for item in items}
     assert drained(filled(owners)) == sorted(items, key=ahead.__getitem__)
     assert sorted(ahead.values()) == list(range(len(items)))
+    assert list(filled(owners)) == drained(filled(owners))
 
 
 @given(ARRIVALS, st.integers(0, 11))
