@@ -10,6 +10,7 @@ its even powers alone; the sum over samples, the trace over i, applies the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Final
@@ -26,6 +27,8 @@ Rows = Sequence[Sequence[Ciphertext]]
 # A hoisted rotation in full ones (kernels.md, section 1), and a masked addition.
 HOISTED_COST: Final = 0.4
 MASK_COST: Final = 0.05
+# Sums of so many rotations are hoisted; sums of more are doubled, and take keys for fewer steps.
+HOISTED_TERMS: Final = 4
 # Packing is done in so many independent parts: work for threads that does not hold all pieces at once.
 PACKING_PARTS: Final = 8
 
@@ -103,8 +106,10 @@ def spread(
     doubling = present * (_doubling_steps(layout.runs, layout.block // layout.width) + 0.5)
     hoisted = HOISTED_COST * (layout.runs + present - 1) + MASK_COST * present * layout.runs
     copies = _copies_by_doubling if layout.whole and doubling < hoisted else _copies_by_hoisting
-    shifts = [u * layout.split for u in range(layout.diagonals)]
-    return ev.map(lambda copied: ev.rotate_many(copied, shifts), copies(ev, residual, layout, present))
+    diagonals = range(layout.diagonals)
+    return ev.map(
+        lambda copied: _rotations(ev, copied, diagonals, layout.split), copies(ev, residual, layout, present)
+    )
 
 
 def backward(ev: Evaluator, spreads: Sequence[Rows], xs: Sequence[Rows], layout: ReplicaLayout) -> list[Ciphertext]:
@@ -227,7 +232,7 @@ def _copies_by_doubling(ev: Evaluator, residual: Ciphertext, layout: ReplicaLayo
 def _copies_by_hoisting(ev: Evaluator, residual: Ciphertext, layout: ReplicaLayout, groups: int) -> list[Ciphertext]:
     runs = range(-layout.lead, layout.runs - layout.lead)
     steps = range(1 - runs.stop, groups + layout.lead)
-    turned = dict(zip(steps, ev.rotate_many(residual, [step * layout.width for step in steps]), strict=True))
+    turned = dict(zip(steps, _rotations(ev, residual, steps, layout.width), strict=True))
 
     def copy(group: int) -> Ciphertext:
         return ev.sum(ev.mul_plain(turned[group - run], _mask(layout, (run,))) for run in runs)
@@ -247,11 +252,27 @@ def _horner(ev: Evaluator, terms: Sequence[Ciphertext], step: int) -> Ciphertext
     return total
 
 
+def _rotations(ev: Evaluator, ct: Ciphertext, multiples: range, step: int) -> list[Ciphertext]:
+    """``ct`` rotated by every multiple of ``step``, hoisted.
+
+    In two stages, so that n rotations take about 2 sqrt(n) keys; a decomposition per giant step is all that adds.
+    """
+    baby = math.isqrt(len(multiples) - 1) + 1 if len(multiples) > HOISTED_TERMS else len(multiples)
+    first = multiples.start // baby * baby if baby < len(multiples) else multiples.start
+    giants = range(first, multiples.stop, baby)
+    starts = ev.rotate_many(ct, [giant * step for giant in giants])
+    turned = []
+    for giant, start in zip(giants, starts, strict=True):
+        wanted = [k for k in range(giant, giant + baby) if k in multiples]
+        turned += ev.rotate_many(start, [(k - giant) * step for k in wanted])
+    return turned
+
+
 def _fold(ev: Evaluator, ct: Ciphertext, count: int, step: int, block: int) -> Ciphertext:
     """sum_{k < count} rotate(ct, k * step), or of more terms of the same block, which are zero or do no harm."""
-    doublings = (count - 1).bit_length()
-    if HOISTED_COST * (count - 1) <= doublings:
+    if count <= HOISTED_TERMS:
         return ev.sum(ev.rotate_many(ct, [k * step for k in range(count)]))
+    doublings = (count - 1).bit_length()
     if (1 << doublings) * abs(step) <= block:
         for k in range(doublings):
             ct = ev.add(ct, ev.rotate(ct, step << k))
