@@ -107,9 +107,7 @@ def spread(
     hoisted = HOISTED_COST * (layout.runs + present - 1) + MASK_COST * present * layout.runs
     copies = _copies_by_doubling if layout.whole and doubling < hoisted else _copies_by_hoisting
     diagonals = range(layout.diagonals)
-    return ev.map(
-        lambda copied: _rotations(ev, copied, diagonals, layout.split), copies(ev, residual, layout, present)
-    )
+    return ev.map(lambda copied: _rotations(ev, copied, diagonals, layout.split), copies(ev, residual, layout, present))
 
 
 def backward(ev: Evaluator, spreads: Sequence[Rows], xs: Sequence[Rows], layout: ReplicaLayout) -> list[Ciphertext]:
@@ -258,12 +256,10 @@ def _rotations(ev: Evaluator, ct: Ciphertext, multiples: range, step: int) -> li
     In two stages, so that n rotations take about 2 sqrt(n) keys; a decomposition per giant step is all that adds.
     """
     baby = math.isqrt(len(multiples) - 1) + 1 if len(multiples) > HOISTED_TERMS else len(multiples)
-    first = multiples.start // baby * baby if baby < len(multiples) else multiples.start
-    giants = range(first, multiples.stop, baby)
-    starts = ev.rotate_many(ct, [giant * step for giant in giants])
+    giants = [k for k in multiples if k % baby == 0 or k == multiples.start]
     turned = []
-    for giant, start in zip(giants, starts, strict=True):
-        wanted = [k for k in range(giant, giant + baby) if k in multiples]
+    for giant, start in zip(giants, ev.rotate_many(ct, [giant * step for giant in giants]), strict=True):
+        wanted = [k for k in range(giant, giant // baby * baby + baby) if k in multiples]
         turned += ev.rotate_many(start, [(k - giant) * step for k in wanted])
     return turned
 

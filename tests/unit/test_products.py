@@ -233,6 +233,12 @@ def test_counts_are_within_the_design(
     assert any(c.key_switches <= key_switches and c.features <= features for c in offered)
 
 
+def test_few_keys_serve_all_rotations() -> None:
+    """131 key switches, 51 rotations of them by different multiples of a run, with 22 rotation keys."""
+    c = count(ReplicaLayout.fit(1 << 15, 1024, 769, 10, replicas=128, split=5, diagonals=2))
+    assert (c.key_switches, len(c.ev.steps)) == (131, 22)
+
+
 def test_counting_and_plain_backends_count_the_same() -> None:
     layout = ReplicaLayout.fit(1024, 40, 57, 10, replicas=16, split=5, diagonals=2)
     s = Setting.make(layout)

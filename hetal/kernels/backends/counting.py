@@ -7,11 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector
+from hetal.kernels.evaluator import Ciphertext, Evaluator, LevelModel, Vector
 
 
 class CountingEvaluator(Evaluator):
-    """Payloads are None."""
+    """Payloads are None.
+
+    Attributes:
+        steps: of every rotation made, in 1..slots-1, and the highest level at which it was.
+    """
+
+    def __init__(self, model: LevelModel) -> None:
+        super().__init__(model)
+        self.steps: dict[int, int] = {}
 
     def encrypt(self, vector: Vector | None = None, level: int | None = None) -> Ciphertext:
         """A fresh ciphertext, at the top level by default; ``vector`` is accepted for symmetry and not looked at."""
@@ -41,9 +49,12 @@ class CountingEvaluator(Evaluator):
 
     def _mul_scalar(self, a: Ciphertext, value: float) -> None: ...
 
-    def _rotate(self, a: Ciphertext, steps: int) -> None: ...
+    def _rotate(self, a: Ciphertext, steps: int) -> None:
+        self.steps[steps] = max(a.level, self.steps.get(steps, 0))
 
     def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
+        for count in steps:
+            self._rotate(a, count)
         return [None] * len(steps)
 
     def _conjugate(self, a: Ciphertext) -> None: ...
