@@ -70,7 +70,7 @@ class Health:
 
     def _look(self) -> tuple[Check, ...]:
         free, reserve = self._store.files.free_bytes(), limits.DISK_RESERVE_BYTES
-        full = f"{free} bytes are free, {reserve} are kept back" if free < reserve else ""
+        full = f"{free / 1e9:.1f} GB are free, {reserve / 1e9:.1f} GB are kept back" if free < reserve else ""
         disk = Check("disk", not full, full)
         try:
             # Takes the write lock and gives it back: fails where the file system has become read-only.

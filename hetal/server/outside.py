@@ -7,6 +7,7 @@ from http import HTTPStatus
 from hetal.server.http import Handler, Response
 from hetal.server.lookout import Lookout
 from hetal.server.metrics import CONTENT_TYPE, Metrics
+from hetal.server.status_page import HTML_TYPE, JSON_TYPE, as_json, assets, page
 from hetal.server.threads import in_thread
 
 
@@ -25,4 +26,24 @@ def routes(lookout: Lookout, metrics: Metrics) -> dict[str, Handler]:
     async def scraped() -> Response:
         return Response(await in_thread(metrics.text, await lookout.overview()), CONTENT_TYPE)
 
-    return {"/healthz": healthz, "/readyz": readyz, "/metrics": scraped}
+    async def status() -> Response:
+        return Response(await in_thread(page, await lookout.overview()), HTML_TYPE)
+
+    async def status_json() -> Response:
+        return Response(await in_thread(as_json, await lookout.overview()), JSON_TYPE)
+
+    def file(body: bytes, kind: str) -> Handler:
+        async def handler() -> Response:
+            return Response(body, kind)
+
+        return handler
+
+    files = {path: file(body, kind) for path, (body, kind) in assets().items()}
+    return {
+        "/": status,
+        "/status.json": status_json,
+        "/healthz": healthz,
+        "/readyz": readyz,
+        "/metrics": scraped,
+        **files,
+    }
