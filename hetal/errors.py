@@ -234,6 +234,19 @@ class DamagedCheckpointError(IntegrityError):
     default_hint = "The server's disk lost the job's state; check the disk, and train again with a new job."
 
 
+class OwnerQuotaError(QuotaError):
+    code = "OWNER_QUOTA_EXCEEDED"
+    default_hint = "Delete jobs of yours, or ask the operator to raise the named share."
+
+
+class ComputeQuotaError(OwnerQuotaError):
+    code = "COMPUTE_QUOTA_EXCEEDED"
+    default_hint = (
+        "Attach again when older minutes count no more, or ask the operator to raise the share; nothing is lost."
+    )
+    retryable = True
+
+
 class WorkerDiedError(HetalError):
     code, status = "WORKER_DIED", "INTERNAL"
     default_hint = (

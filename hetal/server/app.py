@@ -27,6 +27,7 @@ from hetal.server.lookout import Lookout
 from hetal.server.metrics import Metrics
 from hetal.server.outside import routes
 from hetal.server.prediction import Predictor
+from hetal.server.quota import Quotas
 from hetal.server.retention import Remover
 from hetal.server.service import HetalService
 from hetal.server.store.store import Store
@@ -83,15 +84,18 @@ class Server:
         config = replace(config, backend=backend)
         store = await in_thread(Store, config.data_dir)
         telemetry = Telemetry(Metrics())
-        jobs = Jobs(store, config, telemetry)
-        uploads = Uploads(store, jobs)
-        predictor = Predictor(store, config)
+        quotas = Quotas(store, config)
+        jobs = Jobs(store, config, telemetry, quotas)
+        uploads = Uploads(store, jobs, quotas)
+        predictor = Predictor(store, config, quotas)
         remover = Remover(jobs, uploads, predictor)
         rpc = grpc.aio.server(
             interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators)],
             options=server_options(),
         )
-        hetal_pb2_grpc.add_HetalServicer_to_server(HetalService(config, store, jobs, uploads, predictor, remover), rpc)
+        hetal_pb2_grpc.add_HetalServicer_to_server(
+            HetalService(config, store, jobs, uploads, predictor, remover, quotas), rpc
+        )
         health = Health(store)
         health_pb2_grpc.add_HealthServicer_to_server(health.servicer, rpc)
         http = None

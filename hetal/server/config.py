@@ -70,6 +70,15 @@ class ServerConfig:
     operators: tuple[str, ...] = field(
         default=(), metadata=meaning("identities that may list and cancel the jobs of all, such as cn:ops")
     )
+    owner_jobs_max: int = field(default=limits.OWNER_JOBS_MAX, metadata=meaning("unfinished jobs of one owner"))
+    owner_jobs_stored_max: int = field(
+        default=limits.OWNER_JOBS_STORED_MAX, metadata=meaning("jobs of one owner, finished ones among them")
+    )
+    owner_bytes_max: int = field(default=limits.OWNER_BYTES_MAX, metadata=meaning("bytes on disk of one owner"))
+    owner_compute_minutes_max: float = field(
+        default=limits.OWNER_COMPUTE_MINUTES_MAX,
+        metadata=meaning(f"minutes of workers of one owner in {limits.COMPUTE_WINDOW_DAYS} days"),
+    )
     log_json: bool = field(default=False, metadata=meaning("log lines as JSON objects"))
     http_address: str | None = field(
         default=None,
@@ -124,6 +133,9 @@ class ServerConfig:
             raise InputError(f"a retention of {self.retention_s} s is negative")
         if self.threads is not None and not 1 <= self.threads <= 1_024:
             raise InputError(f"threads = {self.threads} is outside 1..1024")
+        for name in ("owner_jobs_max", "owner_jobs_stored_max", "owner_bytes_max", "owner_compute_minutes_max"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} = {getattr(self, name)} is not positive")
         if not self.client_wait_s > 0:
             raise InputError(f"a client wait of {self.client_wait_s} s is not positive")
         if self.http_address is not None:

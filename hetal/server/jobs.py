@@ -13,7 +13,15 @@ from typing import Any
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
-from hetal.errors import HetalError, InputError, JobNotFoundError, QuotaError, ShuttingDownError, VersionError
+from hetal.errors import (
+    ComputeQuotaError,
+    HetalError,
+    InputError,
+    JobNotFoundError,
+    QuotaError,
+    ShuttingDownError,
+    VersionError,
+)
 from hetal.protocol.job import PROTOCOL_VERSION
 from hetal.protocol.messages import (
     Attach,
@@ -41,6 +49,7 @@ from hetal.protocol.messages import (
     StopClientTimer,
     StopWorker,
     WorkerContinue,
+    WorkerFailed,
     WorkerProgress,
 )
 from hetal.protocol.server_machine import TERMINAL, ServerJob, Snapshot
@@ -51,6 +60,7 @@ from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.log import event
 from hetal.server.queue import FairQueue
+from hetal.server.quota import Quotas
 from hetal.server.resources import shortage
 from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
@@ -95,10 +105,11 @@ class Job:
 class Jobs:
     """Everything a server knows of its jobs."""
 
-    def __init__(self, store: Store, config: ServerConfig, telemetry: Telemetry) -> None:
+    def __init__(self, store: Store, config: ServerConfig, telemetry: Telemetry, quotas: Quotas) -> None:
         self._store = store
         self._config = config
         self._telemetry = telemetry
+        self._quotas = quotas
         self._jobs: dict[str, Job] = {}
         self._waiting: FairQueue[Job] = FairQueue()
         self._memory = Memory(None if config.memory_gib is None else int(config.memory_gib * limits.GIB))
@@ -164,9 +175,12 @@ class Jobs:
         if not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
             raise InputError(f"an idempotency key has 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable characters")
         checked = manifest_from_proto(request.manifest, allow_insecure=self._config.allow_insecure)
-        self._memory.check(memory_bytes(checked))
-        if len(self._jobs) >= limits.JOBS_MAX:
-            raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
+        if await in_thread(self._store.metadata.job_of_key, caller.owner, key) is None:
+            self._memory.check(memory_bytes(checked))
+            if len(self._jobs) >= limits.JOBS_MAX:
+                raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
+            states = [job.machine.state for job in self._jobs.values() if job.owner == caller.owner]
+            await self._quotas.check_new_job(caller.owner, states)
         row = JobRow(
             id=uuid.uuid4().hex,
             owner=caller.owner,
@@ -366,7 +380,22 @@ class Jobs:
             config=self._config,
         )
         job.training = training
-        self._spawn(training.run(lambda message: self.dispatch(job, message, training)))
+        self._spawn(self._work(job, training))
+
+    async def _work(self, job: Job, training: Training) -> None:
+        """Run a worker on its owner's time."""
+
+        async def report(message: ServerMessage) -> None:
+            await self.dispatch(job, message, training)
+
+        async def used_up(error: ComputeQuotaError) -> None:
+            await report(WorkerFailed(FailureInfo(error.code, error.message, error.hint)))
+
+        try:
+            async with self._quotas.working(job.owner, used_up):
+                await training.run(report)
+        except ComputeQuotaError as error:
+            await used_up(error)
 
     def _release(self, job: Job) -> Coroutine[Any, Any, None]:
         """Leave the queue at once; the slot is free when the worker's memory is."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from hetal._pb import hetal_pb2 as pb
 from hetal.errors import WorkerDiedError, from_code
 from hetal.server.config import ServerConfig
+from hetal.server.quota import Quotas
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
 from hetal.server.training import failure, worker_inputs
@@ -24,17 +25,22 @@ class _Warm:
 class Predictor:
     """Runs one prediction at a time. The last job's worker stays until another job, a deletion or the end."""
 
-    def __init__(self, store: Store, config: ServerConfig) -> None:
+    def __init__(self, store: Store, config: ServerConfig, quotas: Quotas) -> None:
         self._store = store
         self._config = config
+        self._quotas = quotas
         self._lock = asyncio.Lock()
         self._warm: _Warm | None = None
 
     async def predict(
-        self, job_id: str, manifest: pb.Manifest, model: Path, features: Path, samples: int, out: Path
+        self, owner: str, job_id: str, manifest: pb.Manifest, model: Path, features: Path, samples: int, out: Path
     ) -> None:
-        """Write the framed logits of ``samples`` encrypted rows to ``out``."""
-        async with self._lock:
+        """Write the framed logits of ``samples`` encrypted rows to ``out``, on the owner's time.
+
+        Raises:
+            ComputeQuotaError: the owner has no minutes left.
+        """
+        async with self._lock, self._quotas.working(owner):
             try:
                 process = await self._loaded(job_id, manifest, model)
                 await process.send({"features": str(features), "samples": samples, "out": str(out)})

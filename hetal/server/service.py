@@ -39,6 +39,7 @@ from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.jobs import Events, Job, Jobs
 from hetal.server.prediction import Predictor
+from hetal.server.quota import Quotas
 from hetal.server.retention import Remover
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
@@ -56,11 +57,13 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         uploads: Uploads,
         predictor: Predictor,
         remover: Remover,
+        quotas: Quotas,
     ) -> None:
         self._config = config
         self._store = store
         self._jobs = jobs
         self._uploads = uploads
+        self._quotas = quotas
         self._predictor = predictor
         self._remover = remover
 
@@ -154,11 +157,12 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         stem = self._store.files.scratch / uuid.uuid4().hex
         features, logits = stem.with_suffix(".features"), stem.with_suffix(".logits")
         try:
-            await receive_file(request_iterator, features, header.bytes, bytes(header.sha256))
-            yield pb.PredictResponse(progress=pb.Progress(phase="predicting"))
-            await self._predictor.predict(job.id, job.manifest, model, features, header.samples, logits)
-            async for chunk in _chunks(logits, 0):
-                yield pb.PredictResponse(chunk=chunk)
+            async with self._quotas.room(job.owner, features, header.bytes):
+                await receive_file(request_iterator, features, header.bytes, bytes(header.sha256))
+                yield pb.PredictResponse(progress=pb.Progress(phase="predicting"))
+                await self._predictor.predict(job.owner, job.id, job.manifest, model, features, header.samples, logits)
+                async for chunk in _chunks(logits, 0):
+                    yield pb.PredictResponse(chunk=chunk)
         finally:
             features.unlink(missing_ok=True)
             logits.unlink(missing_ok=True)

@@ -33,6 +33,7 @@ from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.jobs import Job, Jobs
 from hetal.server.log import event
+from hetal.server.quota import Quotas
 from hetal.server.store.files import READ_BYTES
 from hetal.server.store.metadata import BlobRow
 from hetal.server.store.store import Store
@@ -106,9 +107,10 @@ class _Stream:
 class Uploads:
     """All running uploads of a server. A new stream for a blob takes over from a stale one."""
 
-    def __init__(self, store: Store, jobs: Jobs) -> None:
+    def __init__(self, store: Store, jobs: Jobs, quotas: Quotas) -> None:
         self._store = store
         self._jobs = jobs
+        self._quotas = quotas
         self._active: dict[tuple[str, str], _Stream] = {}
         self._closing = False
 
@@ -191,7 +193,15 @@ class Uploads:
         offset = await in_thread(self._prepare, job, header)
         if header.offset != offset:
             raise ChunkOrderError(f"the upload starts at offset {header.offset}; {offset} bytes are committed")
-        receiver = await in_thread(Receiver, self._store.files.partial(job.id, header.name), offset, header.bytes)
+        path = self._store.files.partial(job.id, header.name)
+        async with self._quotas.room(job.owner, path, header.bytes):
+            receiver = await in_thread(Receiver, path, offset, header.bytes)
+            return await self._append(job, header, receiver, stream)
+
+    async def _append(
+        self, job: Job, header: pb.UploadHeader, receiver: Receiver, stream: AsyncIterator[pb.UploadBlobRequest]
+    ) -> pb.BlobStatus:
+        row = BlobRow(bytes(header.sha256), header.bytes)
         try:
             while (message := await _next(stream)) is not None:
                 if message.WhichOneof("part") != "chunk":

@@ -168,6 +168,35 @@ def test_leftovers_of_a_crash_are_swept(tmp_path: Path) -> None:
     again.close()
 
 
+def test_bytes_of_an_owner_count_a_shared_content_once(store: Store) -> None:
+    for job_id, owner in (("j", "cn:alice"), ("k", "cn:alice"), ("l", "cn:bob")):
+        add_job(store, job_id, owner)
+    put(store, "j", "x", b"shared" * 100)
+    put(store, "k", "x", b"shared" * 100)
+    put(store, "l", "x", b"bob's")
+    store.files.partial("j", "y").write_bytes(b"coming")
+    store.files.partial("k", "y").write_bytes(b"elsewhere")
+    manifests = 2 * len(b"manifest")
+    assert store.owner_bytes("cn:alice") == manifests + 600 + 6 + 9
+    assert store.owner_bytes("cn:alice", [store.files.partial("j", "y"), store.files.partial("l", "y")]) == (
+        manifests + 600 + 9
+    )
+    assert store.owner_bytes("cn:carol") == 0
+
+
+def test_compute_time_adds_up_and_old_days_are_forgotten(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for owner, day, seconds in (("a", 100, 5.0), ("a", 100, 2.5), ("a", 101, 10.0), ("b", 101, 1.0)):
+        store.metadata.add_compute(owner, day, seconds, oldest_day=90)
+    store.close()
+    store = Store(tmp_path)
+    assert [store.metadata.compute_seconds("a", day) for day in (100, 101, 102)] == [17.5, 10.0, 0.0]
+    store.metadata.add_compute("b", 131, 1.0, oldest_day=101)
+    assert store.metadata.compute_seconds("a", 0) == 10.0
+    assert store.metadata.compute_seconds("b", 0) == 2.0
+    store.close()
+
+
 def test_one_server_per_directory(store: Store) -> None:
     with pytest.raises(BackendError):
         Store(store.files.root)

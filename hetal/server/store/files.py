@@ -58,11 +58,16 @@ def tree_bytes(path: Path) -> int:
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
-            try:
-                total += os.lstat(os.path.join(folder, name)).st_size
-            except FileNotFoundError:
-                continue
+            total += file_bytes(Path(folder, name))
     return total
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a file; 0 where there is none."""
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class Files:
@@ -105,10 +110,7 @@ class Files:
         failpoint("job.folder")
 
     def partial_bytes(self, job_id: str, name: str) -> int:
-        try:
-            return self.partial(job_id, name).stat().st_size
-        except FileNotFoundError:
-            return 0
+        return file_bytes(self.partial(job_id, name))
 
     def promote(self, partial: Path, sha256: bytes) -> None:
         """Give a complete, flushed upload the name of an object as well.

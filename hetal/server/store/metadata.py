@@ -62,6 +62,14 @@ CREATE TABLE deleted (
     bytes_freed INTEGER NOT NULL
 ) STRICT;
 """,
+    """
+CREATE TABLE compute (
+    owner TEXT NOT NULL,
+    day INTEGER NOT NULL,
+    seconds REAL NOT NULL,
+    PRIMARY KEY (owner, day)
+) STRICT;
+""",
 )
 JOB_COLUMNS: Final = "id, owner, idempotency_key, manifest, created_unix_s, snapshot"
 
@@ -130,15 +138,19 @@ class Metadata:
     def add_job(self, row: JobRow) -> JobRow:
         """The stored job of that owner's idempotency key: ``row`` itself when the key is new."""
         with self.transaction() as db:
-            found = db.execute(
-                f"SELECT {JOB_COLUMNS} FROM jobs WHERE owner = ? AND idempotency_key = ?",
-                (row.owner, row.idempotency_key),
-            ).fetchone()
+            found = self.job_of_key(row.owner, row.idempotency_key)
             if found is not None:
-                return JobRow(*found)
+                return found
             values = (row.id, row.owner, row.idempotency_key, row.manifest, row.created_unix_s, row.snapshot)
             db.execute(f"INSERT INTO jobs ({JOB_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
             return row
+
+    def job_of_key(self, owner: str, idempotency_key: str) -> JobRow | None:
+        with self._lock:
+            row = self._db.execute(
+                f"SELECT {JOB_COLUMNS} FROM jobs WHERE owner = ? AND idempotency_key = ?", (owner, idempotency_key)
+            ).fetchone()
+            return None if row is None else JobRow(*row)
 
     def jobs(self) -> list[JobRow]:
         with self._lock:
@@ -216,6 +228,36 @@ class Metadata:
         with self._lock:
             rows = self._db.execute("SELECT sha256 FROM blobs UNION SELECT sha256 FROM partials")
             return {row[0] for row in rows}
+
+    # -- owners -------------------------------------------------------------------------------------------------------
+
+    def owned(self, owner: str) -> tuple[list[str], int]:
+        """Ids of an owner's jobs, and the bytes of their manifests and of the contents of their blobs."""
+        with self._lock:
+            jobs = list(self._db.execute("SELECT id, length(manifest) FROM jobs WHERE owner = ?", (owner,)))
+            (contents,) = self._db.execute(
+                "SELECT coalesce(sum(bytes), 0) FROM (SELECT DISTINCT blobs.sha256, blobs.bytes FROM blobs "
+                "JOIN jobs ON jobs.id = blobs.job_id WHERE jobs.owner = ?)",
+                (owner,),
+            ).fetchone()
+            return [job_id for job_id, _ in jobs], contents + sum(size for _, size in jobs)
+
+    def add_compute(self, owner: str, day: int, seconds: float, oldest_day: int) -> None:
+        """Count what a worker of the owner's took on a day since 1970, and forget days before ``oldest_day``."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM compute WHERE day < ?", (oldest_day,))
+            db.execute(
+                "INSERT INTO compute VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET seconds = seconds + excluded.seconds",
+                (owner, day, seconds),
+            )
+
+    def compute_seconds(self, owner: str, first_day: int) -> float:
+        """Counted seconds of an owner from that day on."""
+        with self._lock:
+            (seconds,) = self._db.execute(
+                "SELECT coalesce(sum(seconds), 0.0) FROM compute WHERE owner = ? AND day >= ?", (owner, first_day)
+            ).fetchone()
+            return float(seconds)
 
     # -- partial uploads ----------------------------------------------------------------------------------------------
 

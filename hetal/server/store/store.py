@@ -5,12 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
 from hetal.errors import BackendError, BlobConflictError
 from hetal.server.failpoints import failpoint
-from hetal.server.store.files import Files, tree_bytes
+from hetal.server.store.files import Files, file_bytes, tree_bytes
 from hetal.server.store.metadata import BlobRow, Metadata
 
 
@@ -82,6 +83,15 @@ class Store:
             failpoint("delete.objects")
             self.files.remove_job(job_id)
             return freed
+
+    def owner_bytes(self, owner: str, but_for: Collection[Path] = ()) -> int:
+        """Bytes on disk for an owner's jobs, a content that several of them hold once; without the named files."""
+        jobs, total = self.metadata.owned(owner)
+        total += sum(tree_bytes(self.files.job(job_id)) for job_id in jobs)
+        for path in but_for:
+            if path.parent.parent.name in jobs:
+                total -= file_bytes(path)
+        return total
 
     def _sweep(self) -> None:
         """Finish commits and deletions that a crash cut short."""
