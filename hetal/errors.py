@@ -314,6 +314,21 @@ class BackendError(HetalError):
     default_hint = "Install a Python for which the OpenFHE wheel imports (see `make test`'s message)."
 
 
+class DeviceError(HetalError):
+    """A device failed, or is not there."""
+
+    code, status = "DEVICE_UNAVAILABLE", "FAILED_PRECONDITION"
+    default_hint = "Look at the device with nvidia-smi, or choose --device cpu."
+
+
+class DeviceMemoryError(DeviceError):
+    """A job needs more memory on its device than is free there."""
+
+    code, status = "DEVICE_MEMORY_EXHAUSTED", "RESOURCE_EXHAUSTED"
+    default_hint = "Let other jobs of the device end, choose a device with more memory, or --device cpu."
+    retryable = True
+
+
 def _tree(cls: type[HetalError]) -> list[type[HetalError]]:
     return [cls, *(leaf for sub in cls.__subclasses__() for leaf in _tree(sub))]
 

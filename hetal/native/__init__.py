@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from hetal.errors import BackendError
 
@@ -19,12 +19,20 @@ def available() -> bool:
     return True
 
 
-def load_engine() -> ModuleType:
-    """The compiled module, as ``_engine.pyi`` describes it.
+def load_engine(device: str = "cpu") -> Any:
+    """The compiled module, as ``_engine.pyi`` describes it; or what has the same class Ring on another device.
+
+    Args:
+        device: "cpu", "cuda:N", or "emulated" (a GPU's launches on the CPU, for tests).
 
     Raises:
         BackendError: the install found no compiler, or the module does not load.
+        DeviceError: there is no such device.
     """
+    if device != "cpu":
+        from hetal.native.cuda.engine import open_engine
+
+        return open_engine(device)
     try:
         return importlib.import_module("hetal.native._engine")
     except ImportError as error:

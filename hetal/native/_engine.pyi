@@ -136,6 +136,9 @@ class Ring:
         """P_k * a modulo Q and P_k, where P_k is the product of the first p_limbs special primes; a.p_limbs must be
         0."""
 
+    def adopt(self, a: Poly, source: Ring) -> Poly:
+        """A polynomial of one limb of another ring, of the same dimension and first prime of Q. Shares memory."""
+
     # -- between bases ------------------------------------------------------------------------------------------------
 
     def rescale(self, a: Poly) -> Poly:

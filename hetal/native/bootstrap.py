@@ -9,7 +9,7 @@ that OpenFHE spends otherwise pay for a second and a third sine (hetal.native.ev
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from hetal.ckks.parameters import Parameters
@@ -24,6 +24,7 @@ from hetal.native.transforms import Stage, bootstrap_automorphisms, coeffs_to_sl
 ITERATION_BITS: Final = 13
 
 Key = Any
+Poly = Any
 
 
 class Bootstrapper:
@@ -111,11 +112,16 @@ class Bootstrapper:
             ParameterError: ``iterations`` is neither 1 nor 2.
         """
         reduction = self._leaving_at(level)
-        return self._iterated(a, iterations, lambda low, shrink: self._real(low, shrink, reduction), reduction)
+
+        def work(x: Ct) -> Ct:
+            return self._iterated(x, iterations, lambda low, shrink: self._real(low, shrink, reduction), reduction)
+
+        return self._replayed(a, ("real", iterations, reduction), work)
 
     def bootstrap_complex(self, a: Ct, iterations: int = 1) -> Ct:
         """As :meth:`bootstrap` of complex slots, real and imaginary parts of magnitude at most 1: two reductions."""
-        return self._iterated(a, iterations, self._complex, self.reduction)
+        what = ("complex", iterations)
+        return self._replayed(a, what, lambda x: self._iterated(x, iterations, self._complex, self.reduction))
 
     def bootstrap_pair(self, a: Ct, b: Ct) -> tuple[Ct, Ct]:
         """Two ciphertexts of real slots of magnitude at most 1: everything but the reduction is done once.
@@ -164,6 +170,19 @@ class Bootstrapper:
         turned = scheme.multiply_monomial(imaginary, scheme.slots)
         both = scheme.subtract(scheme.add(real, turned), scheme.conjugate(scheme.subtract(real, turned)))
         return self._over_i(both)
+
+    def _replayed(self, a: Ct, what: Any, work: Callable[[Ct], Ct]) -> Ct:
+        """``work``, as one graph of launches where the ring runs on a device that has them."""
+        replayed = getattr(self.ring, "replayed", None)
+        if replayed is None:
+            return work(a)
+
+        def launched(parts: Sequence[Poly]) -> tuple[Sequence[Poly], tuple[float, int]]:
+            made = work(Ct(tuple(parts), a.scale, a.degree))
+            return made.parts, (made.scale, made.degree)
+
+        parts, (scale, degree) = replayed((id(self), what, a.scale, a.degree), a.parts, launched)
+        return Ct(tuple(parts), scale, degree)
 
     def _iterated(self, a: Ct, iterations: int, bootstrap: Any, reduction: Reduction) -> Ct:
         if iterations not in (1, 2):

@@ -31,9 +31,9 @@ def raise_encapsulated(ring: Any, a: Pair, limbs: int, small: tuple[Any, Key], b
         back: the key back (2N - 2).
     """
     small_ring, key = small
-    second = small_ring.from_residues(ring.residues(a[1]))
+    second = small_ring.adopt(a[1], ring)
     b, x = small_ring.mod_down_pair(small_ring.switch(second, [key], [1])[0])
-    b, x = (ring.from_residues(small_ring.residues(part)) for part in (b, x))
+    b, x = (ring.adopt(part, small_ring) for part in (b, x))
     c0, c1 = raise_modulus(ring, (ring.add(a[0], b), x), limbs)
     b, x = ring.mod_down_pair(ring.switch(c1, [back], [1])[0])
     return ring.add(c0, b), x

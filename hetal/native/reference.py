@@ -242,6 +242,13 @@ class Ring:
         words[: a.q_limbs] = basis.multiply(a.words, basis.constants([factor] * a.q_limbs))
         return Poly(words, a.q_limbs, p_limbs)
 
+    def adopt(self, a: Poly, source: Ring) -> Poly:
+        shared = a.q_limbs == 1 and a.p_limbs == 0 and a.run == 1
+        same = self._all.moduli[0] == source._all.moduli[0] and self.dimension == source.dimension
+        same = same and bool((self._all._powers[0] == source._all._powers[0]).all())
+        _require(shared and same, "one limb modulo the first prime of both rings is due")
+        return a
+
     # -- between bases ------------------------------------------------------------------------------------------------
 
     def rescale(self, a: Poly) -> Poly:

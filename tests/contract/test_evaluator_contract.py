@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -89,6 +90,7 @@ Backend = Plain | Real
 RealEvaluator = OpenFheEvaluator | NativeEvaluator
 REAL: dict[str, Callable[[Parameters, str, int], RealEvaluator]] = {
     "native": NativeEvaluator,
+    "native on a device": partial(NativeEvaluator, device="emulated"),
     "openfhe": OpenFheEvaluator,
 }
 BACKENDS = ("plain", *REAL)

@@ -2,129 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any
-
-import numpy as np
 import pytest
-from numpy.typing import NDArray
+from ring_program import CHAINS, Array, Program, chain, primes, uniform
 
-from hetal.ckks.primes import least_root, prime_below
 from hetal.native import load_engine
 
 engine = load_engine()
-Array = NDArray[Any]
-Prime = tuple[int, int]
-
-# Bits of the first prime of Q, of the others, of the special primes, of those under which keys arrive (0: the same).
-CHAINS = {
-    "narrow": (49, 45, 49, 60),
-    "tight": (50, 50, 50, 60),
-    "wide": (60, 55, 60, 0),
-    "mixed": (50, 45, 60, 0),
-    "wide, narrow specials": (55, 55, 49, 60),
-}
 
 
-@functools.cache
-def primes(bits: int, count: int, log2_dimension: int, skip: int) -> list[Prime]:
-    order = 2 << log2_dimension
-    found: list[Prime] = []
-    at = (1 << bits) + 1
-    for _ in range(skip + count):
-        at = prime_below(at, order)
-        found.append((at, least_root(at, order)))
-    return found[skip:]
-
-
-def chain(name: str, log2_dimension: int, q_limbs: int, p_limbs: int) -> tuple[list[Prime], list[Prime], list[Prime]]:
-    first, others, special, wire = CHAINS[name]
-    q = primes(first, 1, log2_dimension, 0) + primes(others, q_limbs - 1, log2_dimension, 1)
-    p = primes(special, p_limbs, log2_dimension, q_limbs)
-    return q, p, primes(wire, p_limbs, log2_dimension, q_limbs + p_limbs) if wire else []
-
-
-def uniform(moduli: list[int], dimension: int, seed: int) -> Array:
-    rng = np.random.default_rng(seed)
-    rows = [rng.integers(0, m, dimension, dtype=np.uint64) for m in moduli]
-    for row, m in zip(rows, moduli, strict=True):
-        # The ends of both signs, in runs, where lazy sums grow longest.
-        row[:8] = m - 1
-        row[8:16] = m // 2
-        row[16:24] = m // 2 + 1
-        row[24:32] = 0
-    return np.stack(rows)
-
-
-def wire_key(moduli: list[int], dimension: int, digits: int) -> tuple[bytes, list[list[list[int]]]]:
-    """Some key: which residues it has does not matter to kernels. Limbs lie at odd addresses."""
-    data, offsets = bytearray(b"k"), []
-    for half in range(2):
-        rows = []
-        for digit in range(digits):
-            rows.append([len(data) + 8 * dimension * i for i in range(len(moduli))])
-            data += uniform(moduli, dimension, 100 + 2 * digit + half).tobytes()
-        offsets.append(rows)
-    return bytes(data), offsets
-
-
-class Program:
-    """Every operation of a ring, on the same operands."""
-
-    def __init__(self, name: str, log2_dimension: int, q_limbs: int, p_limbs: int, digit_limbs: int) -> None:
-        self.log2_dimension, self.digit_limbs = log2_dimension, digit_limbs
-        self.q, self.p, self.wire = chain(name, log2_dimension, q_limbs, p_limbs)
-        self.dimension = 1 << log2_dimension
-        self.moduli = [m for m, _ in self.q + self.p]
-        self.operands = [uniform(self.moduli, self.dimension, seed) for seed in range(4)]
-        on_wire = [m for m, _ in self.q + (self.wire or self.p)]
-        self.key = wire_key(on_wire, self.dimension, -(-q_limbs // digit_limbs))
-
-    def run(self, variant: str) -> dict[str, Array]:
-        q_limbs, p_limbs = len(self.q), len(self.p)
-        ring = engine.Ring(self.log2_dimension, self.q, self.p, self.wire, self.digit_limbs, 1, variant)
-        assert ring.variant == variant
-        a, b, c, d = (ring.from_residues(v, p_limbs) for v in self.operands)
-        low = ring.truncate(a, q_limbs)
-        rng = np.random.default_rng(9)
-        small, run2, whole = (np.round(rng.normal(size=n) * 2.0**50) for n in (64, self.dimension // 2, self.dimension))
-        compact, paired, plain = (ring.from_coefficients(v, q_limbs, p_limbs) for v in (small, run2, whole))
-        key = ring.read_key(*self.key, q_limbs, p_limbs)
-        first = ring.read_key(*self.key, 1, max(1, p_limbs - 1))
-        constants = [int(v) for v in self.operands[3][:, -1]]
-        n = self.dimension
-        polys: dict[str, list[Any]] = {
-            "in and out": [a, plain, ring.zeros(2, 1)],
-            "add": [ring.add(a, b), ring.subtract(a, b), ring.negate(a)],
-            "multiply": [ring.multiply(a, b), ring.multiply(a, compact), ring.multiply(a, paired)],
-            "dot": [ring.dot([a, b, c], [d, compact, plain])],
-            "tensor": [*ring.tensor((a, b), (c, d))],
-            "constants": [ring.multiply_constants(a, constants), ring.add_constants(a, constants)],
-            "monomial": [ring.multiply_monomial(a, e) for e in (1, n // 2 + 3, 2 * n - 1)],
-            "automorphism": [ring.automorphism(a, k) for k in (5, 25, 2 * n - 1)],
-            "extend": [ring.extend(low, p_limbs)],
-            "rescale": [ring.rescale(low)],
-            "raise_modulus": [ring.raise_modulus(ring.truncate(a, 1), q_limbs)],
-            "mod_down": [ring.mod_down(a), *ring.mod_down_pair((a, b), 1)],
-        }
-        switched = ring.switch(low, [key, key, key], [1, 5, 2 * n - 1])
-        polys["switch"] = [part for pair in switched for part in (*pair, *ring.mod_down_pair(pair))]
-        more = ring.switch(low, [key, key], [5, 1], (low, None), [(a, b), (c, d)])
-        polys["switch and add"] = [part for pair in more for part in pair]
-        polys["small switch"] = [*ring.switch(ring.truncate(a, 1), [first], [5])[0]]
-        rows = ring.transform([(a, b), (c, d)], [[c, None], [compact, plain], [paired, b]])
-        polys["transform"] = [part for pair in rows for part in pair]
-        results = {f"{name} {i}": ring.residues(p) for name, list_ in polys.items() for i, p in enumerate(list_)}
-        for limb in range(q_limbs + p_limbs):
-            results[f"forward {limb}"] = engine.forward_ntt(ring, self.operands[0][limb], limb)
-            results[f"inverse {limb}"] = engine.inverse_ntt(ring, self.operands[0][limb], limb)
-        return results
+def run(program: Program, variant: str) -> dict[str, Array]:
+    ring = program.ring(engine, variant)
+    assert ring.variant == variant
+    results = program.run(ring)
+    for limb, residues in enumerate(program.operands[0]):
+        results[f"forward {limb}"] = engine.forward_ntt(ring, residues, limb)
+        results[f"inverse {limb}"] = engine.inverse_ntt(ring, residues, limb)
+    return results
 
 
 def assert_same(program: Program, variants: list[str]) -> None:
-    emulated = program.run("emulated")
+    emulated = run(program, "emulated")
     for variant in variants:
-        due = program.run(variant)
+        due = run(program, variant)
         different = [name for name in due if not (due[name] == emulated[name]).all()]
         assert not different, variant
 

@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from threading import local
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from hetal.ckks.chain import chain_of, engine_prime_count, engine_primes
@@ -52,13 +51,17 @@ class NativeEvaluator(Evaluator):
         params: checked parameters.
         key_tag: of the client's key pair.
         threads: for :meth:`map`, and inside an operation at rings above ``PARALLEL_RING_DIMENSION_MAX``.
-        engine: module with the class Ring; the compiled one by default.
+        device: that computes, as :func:`hetal.native.load_engine` names it.
+        engine: what has the class Ring; by default that of the device.
 
     Raises:
         BackendError: the compiled engine is not built.
+        DeviceError: there is no such device.
     """
 
-    def __init__(self, params: Parameters, key_tag: str, threads: int = 1, *, engine: ModuleType | None = None) -> None:
+    def __init__(
+        self, params: Parameters, key_tag: str, threads: int = 1, *, device: str = "cpu", engine: Any = None
+    ) -> None:
         super().__init__(level_model(params))
         self.params = params
         self.key_tag = key_tag
@@ -66,7 +69,7 @@ class NativeEvaluator(Evaluator):
         self._expected = expected_for(params, key_tag)
         small = params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
         self._threads = threads
-        self._engine = engine or load_engine()
+        self._engine = engine or load_engine(device)
         log2_dimension = params.spec.log2_ring_dimension
         ring = self._engine.Ring(
             log2_dimension,
@@ -165,6 +168,9 @@ class NativeEvaluator(Evaluator):
         self.scheme.automorphisms.clear()
         self.scheme.reduced.clear()
         self.scheme.plaintexts.clear()
+        close = getattr(self._engine, "close", None)
+        if close is not None:
+            close()
 
     def _has_rotation(self, steps: int) -> bool:
         return self.scheme.rotation_index(steps) in self.scheme.automorphisms

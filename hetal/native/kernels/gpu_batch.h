@@ -62,13 +62,24 @@ HETAL_HD const double *memory_of(const NarrowLevels<true> &, const double *a) { 
 HETAL_HD const double *memory_of(const NarrowLevels<false> &, const double *a) { return a; }
 HETAL_HD const Word *memory_of(const WideLevels &, const double *a) { return words(a); }
 
+// Where polynomials are the digits of a key switch: limbs of Q of which digit `first` + z is made, that nobody reads.
+struct Digits {
+  int limbs, first;  // of each; 0 where polynomials are no digits
+
+  HETAL_HD bool has(const Chain &chain, const GridPoint &at) const {
+    return limbs && at.y < chain.q_limbs && at.y / limbs == first + at.z;
+  }
+};
+
 template <int LOG2_N>
 struct ForwardColumns {
   Chain chain;
   Polys a;
+  Digits left_out;
 
   template <class Ex>
   HETAL_HD void run(const Ex &ex, const GridPoint &at, double *shared) const {
+    if (left_out.has(chain, at)) return;
     double *limb = limb_of<LOG2_N>(a.at[at.z], at.y);
     with_levels(chain.limb(at.y), true, [&](const auto &p) {
       gpu_forward_columns<LOG2_N>(ex, p, memory_of(p, limb), at.x, memory_of(p, shared));
@@ -80,9 +91,11 @@ template <int LOG2_N>
 struct ForwardRows {
   Chain chain;
   Polys a;
+  Digits left_out;
 
   template <class Ex>
   HETAL_HD void run(const Ex &ex, const GridPoint &at, double *shared) const {
+    if (left_out.has(chain, at)) return;
     double *limb = limb_of<LOG2_N>(a.at[at.z], at.y);
     with_levels(chain.limb(at.y), true, [&](const auto &p) {
       auto *words_of_limb = memory_of(p, limb);

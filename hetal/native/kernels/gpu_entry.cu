@@ -26,7 +26,8 @@ typedef GpuShape<HETAL_LOG2_N> Shape;
     for (int z = 0; z < polynomials; ++z)                                                                       \
       for (int y = 0; y < limbs; ++y)                                                                           \
         for (int x = 0; x < blocks; ++x) batch.run(LaneByLane{(x + y) % 2 == 1}, GridPoint{x, y, z}, shared);    \
-  }
+  }                                                                                                             \
+  extern "C" unsigned long hetal_##name##_bytes() { return sizeof(__VA_ARGS__); }
 #endif
 
 #define WORDS(name, ...) ENTRY((GPU_BLOCK_WORDS), name, 1, __VA_ARGS__)

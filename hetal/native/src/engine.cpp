@@ -663,6 +663,19 @@ Poly Ring::extend(const Poly &a, int p_limbs) {
   return out;
 }
 
+Poly Ring::adopt(const Poly &a, const Ring &source) const {
+  source.check(a);
+  // psi itself: the twiddle of the node that is one bit-reversed.
+  auto root = [](const Ring &ring) {
+    const Limb &m = ring.q_[0];
+    return m.wide ? m.wide_forward.roots[ring.dimension / 2] : positive(m.forward.roots[ring.dimension / 2], m.modulus);
+  };
+  if (a.q_limbs != 1 || a.p_limbs || a.log2_run || dimension != source.dimension ||
+      q_[0].modulus != source.q_[0].modulus || root(*this) != root(source))
+    refuse("one limb modulo the first prime of both rings is due");
+  return a;
+}
+
 // -- between bases -------------------------------------------------------------------------------------------------------
 
 const Ring::Division &Ring::division(int q_limbs, int p_limbs, int drop) {

@@ -68,6 +68,7 @@ class Ring {
   Poly automorphism(const Poly &a, long index);
   Poly truncate(const Poly &a, int q_limbs);
   Poly extend(const Poly &a, int p_limbs);
+  Poly adopt(const Poly &a, const Ring &source) const;
 
   std::vector<Poly> mod_down(const std::vector<const Poly *> &a, int drop);
   Poly raise_modulus(const Poly &a, int q_limbs);

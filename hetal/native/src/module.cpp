@@ -153,6 +153,7 @@ NB_MODULE(_engine, m) {
       .def("multiply_monomial", &Ring::multiply_monomial, nb::call_guard<nb::gil_scoped_release>())
       .def("automorphism", &Ring::automorphism, nb::call_guard<nb::gil_scoped_release>())
       .def("truncate", &Ring::truncate)
+      .def("adopt", &Ring::adopt, nb::arg("a"), nb::arg("source"))
       .def("extend", &Ring::extend, nb::call_guard<nb::gil_scoped_release>())
       .def("rescale",
            [](Ring &r, const Poly &a) {

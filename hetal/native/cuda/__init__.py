@@ -1,0 +1,1 @@
+"""The native engine on a GPU: rings whose polynomials live on a device."""
