@@ -27,6 +27,9 @@ class Engine:
         self.keys = KeyCache(device, key_bytes)
         self.Ring: type[Ring] = type("Ring", (Ring,), {"device": device, "keys": self.keys})
 
+    def set_sequential(self, sequential: bool) -> None:
+        """Operations have no threads here: those of several threads take turns."""
+
     def close(self) -> None:
         """Frees all memory on the device. Rings must not be used any more."""
         self.device.close()
