@@ -78,12 +78,11 @@ def forward(ev: Evaluator, x: Rows, pieces: Sequence[Ciphertext], layout: Replic
 
     diagonals = range(layout.diagonals)
     rows = ev.map(partial_logits, x)
-    if layout.groups == 1 and layout.whole:
+    if layout.unmasked:
         logits = _fold(ev, ev.rotate(rows[0], -layout.lead * layout.width), layout.runs, layout.width, layout.block)
     else:
         merged = _merge_groups(ev, rows, layout)
-        sections = -(-(layout.runs - layout.lead) // layout.groups)
-        logits = _fold(ev, merged, sections, layout.groups * layout.width, layout.block)
+        logits = _fold(ev, merged, layout.folds, layout.groups * layout.width, layout.block)
     return ev.add(logits, ev.conjugate(logits))
 
 
@@ -103,9 +102,7 @@ def spread(
     present = layout.groups if groups is None else groups
     if not 1 <= present <= layout.groups:
         raise ShapeError(f"{present} groups of samples where the layout has {layout.groups}")
-    doubling = present * (_doubling_steps(layout.runs, layout.block // layout.width) + 0.5)
-    hoisted = HOISTED_COST * (layout.runs + present - 1) + MASK_COST * present * layout.runs
-    copies = _copies_by_doubling if layout.whole and doubling < hoisted else _copies_by_hoisting
+    copies = _copies_by_doubling if copies_are_doubled(layout, present) else _copies_by_hoisting
     diagonals = range(layout.diagonals)
     return ev.map(lambda copied: _rotations(ev, copied, diagonals, layout.split), copies(ev, residual, layout, present))
 
@@ -219,6 +216,13 @@ def _merge_groups(ev: Evaluator, rows: Sequence[Ciphertext], layout: ReplicaLayo
     return total
 
 
+def copies_are_doubled(layout: ReplicaLayout, groups: int) -> bool:
+    """Whether :func:`spread` doubles, one group after the other, or masks hoisted rotations of all."""
+    full, hoisted = fold_rotations(layout.runs, layout.width, layout.block)
+    doubling = groups * (full + HOISTED_COST * hoisted + 0.5)
+    return layout.whole and doubling < HOISTED_COST * (layout.runs + groups - 1) + MASK_COST * groups * layout.runs
+
+
 def _copies_by_doubling(ev: Evaluator, residual: Ciphertext, layout: ReplicaLayout, groups: int) -> list[Ciphertext]:
     def copy(group: int) -> Ciphertext:
         run = ev.rotate(ev.mul_plain(residual, _mask(layout, (group,))), (group + layout.lead) * layout.width)
@@ -268,9 +272,8 @@ def _fold(ev: Evaluator, ct: Ciphertext, count: int, step: int, block: int) -> C
     """sum_{k < count} rotate(ct, k * step), or of more terms of the same block, which are zero or do no harm."""
     if count <= HOISTED_TERMS:
         return ev.sum(ev.rotate_many(ct, [k * step for k in range(count)]))
-    doublings = (count - 1).bit_length()
-    if (1 << doublings) * abs(step) <= block:
-        for k in range(doublings):
+    if _room_to_double(count, step, block):
+        for k in range((count - 1).bit_length()):
             ct = ev.add(ct, ev.rotate(ct, step << k))
         return ct
     total, terms = ct, 1
@@ -281,10 +284,17 @@ def _fold(ev: Evaluator, ct: Ciphertext, count: int, step: int, block: int) -> C
     return total
 
 
-def _doubling_steps(count: int, room: int) -> int:
-    """Rotations of :func:`_fold` by doubling, where ``room`` terms do no harm."""
-    doublings = (count - 1).bit_length()
-    return doublings if 1 << doublings <= room else count.bit_length() - 2 + count.bit_count()
+def fold_rotations(count: int, step: int, block: int) -> tuple[int, int]:
+    """Full and hoisted rotations of a sum of ``count`` terms, ``step`` slots apart in blocks of ``block``."""
+    if count <= HOISTED_TERMS:
+        return 0, count - 1
+    if _room_to_double(count, step, block):
+        return (count - 1).bit_length(), 0
+    return count.bit_length() - 2 + count.bit_count(), 0
+
+
+def _room_to_double(count: int, step: int, block: int) -> bool:
+    return abs(step) << (count - 1).bit_length() <= block
 
 
 def _mask(layout: ReplicaLayout, runs: Sequence[int]) -> Vector:

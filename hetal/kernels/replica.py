@@ -158,6 +158,16 @@ class ReplicaLayout:
         return self.runs * self.width <= self.block
 
     @property
+    def folds(self) -> int:
+        """Sections of a block in use."""
+        return math.ceil((self.runs - self.lead) / self.groups)
+
+    @property
+    def unmasked(self) -> bool:
+        """Logits need no mask, nor its level: one group, of whole runs."""
+        return self.groups == 1 and self.whole
+
+    @property
     def pieces(self) -> int:
         """Of the weights, one per feature block and diagonal; piece q * diagonals + u belongs to block q."""
         return self.blocks * self.diagonals
