@@ -14,6 +14,7 @@ import grpc
 from hetal import limits, request_id
 from hetal._pb import hetal_pb2 as pb
 from hetal._pb.hetal_pb2_grpc import HetalStub
+from hetal.client import trace_context
 from hetal.client.log import event
 from hetal.client.tls import Tls, open_channel, refusal
 from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
@@ -48,7 +49,9 @@ class _Calls:
         def start(request: Any, *, timeout: float | None = None) -> Any:
             name = request_id.current.get() or request_id.new()
             event("call", rpc=method, request=name)
-            return call(request, timeout=timeout, metadata=((request_id.REQUEST_ID_KEY, name),))
+            return call(
+                request, timeout=timeout, metadata=((request_id.REQUEST_ID_KEY, name), *trace_context.metadata())
+            )
 
         return start
 

@@ -34,6 +34,7 @@ from hetal.server.store.store import Store
 from hetal.server.telemetry import Telemetry
 from hetal.server.threads import in_thread
 from hetal.server.tls import server_credentials
+from hetal.server.tracing import Tracing
 from hetal.server.uploads import Uploads
 
 
@@ -51,6 +52,7 @@ class Server:
         rpc: grpc.aio.Server,
         health: Health,
         http: HttpServer | None,
+        tracing: Tracing | None,
     ) -> None:
         self.port = port
         self.http_port = http.port if http is not None else None
@@ -62,6 +64,7 @@ class Server:
         self._rpc = rpc
         self._health = health
         self._http = http
+        self._tracing = tracing
         self._watch = asyncio.ensure_future(health.watch())
 
     @classmethod
@@ -82,8 +85,9 @@ class Server:
         if config.backend is None and backend == "openfhe":
             event("the native engine is not built; OpenFHE computes, many times slower")
         config = replace(config, backend=backend)
+        tracing = Tracing.start() if config.traces else None
         store = await in_thread(Store, config.data_dir)
-        telemetry = Telemetry(Metrics())
+        telemetry = Telemetry(Metrics(), tracing)
         quotas = Quotas(store, config)
         jobs = Jobs(store, config, telemetry, quotas)
         uploads = Uploads(store, jobs, quotas)
@@ -129,7 +133,7 @@ class Server:
             backend=backend,
             insecure=config.allow_insecure,
         )
-        return cls(port, store, jobs, uploads, predictor, retention, rpc, health, http)
+        return cls(port, store, jobs, uploads, predictor, retention, rpc, health, http, tracing)
 
     async def stop(self, grace_s: float = limits.SHUTDOWN_GRACE_S) -> None:
         """Take no more calls; end streams with a code to retry on, workers with a checkpoint; close the store.
@@ -137,6 +141,7 @@ class Server:
         Running calls get ``grace_s`` to end, workers the part ``DRAIN_S`` of ``SHUTDOWN_GRACE_S`` of it.
         """
         self._watch.cancel()
+        await asyncio.wait({self._watch})
         if self._retention is not None:
             self._retention.cancel()
             await asyncio.wait({self._retention})
@@ -147,6 +152,8 @@ class Server:
         await closing
         if self._http is not None:
             await self._http.stop()
+        if self._tracing is not None:
+            await in_thread(self._tracing.close)
         await in_thread(self._store.close)
         event("server stopped", port=self.port)
 

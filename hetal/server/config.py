@@ -80,6 +80,9 @@ class ServerConfig:
         metadata=meaning(f"minutes of workers of one owner in {limits.COMPUTE_WINDOW_DAYS} days"),
     )
     log_json: bool = field(default=False, metadata=meaning("log lines as JSON objects"))
+    traces: bool = field(
+        default=False, metadata=meaning("send OpenTelemetry traces; needs the extra otel and OTEL_ variables")
+    )
     http_address: str | None = field(
         default=None,
         metadata=meaning("HOST:PORT of status page, metrics and health; PORT alone means loopback; without it none"),

@@ -76,8 +76,7 @@ class ErrorInterceptor(Interceptor):
 
 def _coroutine(method: Any, name: str, telemetry: Telemetry) -> Any:
     async def call(request: Any, context: Any) -> Any:
-        _name(context)
-        with telemetry.call(name) as known:
+        with telemetry.call(name, _metadata(context)) as known:
             try:
                 response = await method(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
@@ -92,8 +91,7 @@ def _coroutine(method: Any, name: str, telemetry: Telemetry) -> Any:
 
 def _generator(method: Any, name: str, telemetry: Telemetry) -> Any:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        _name(context)
-        with telemetry.call(name) as known:
+        with telemetry.call(name, _metadata(context)) as known:
             try:
                 async with aclosing(method(request, context)) as responses:
                     async for response in responses:
@@ -123,7 +121,5 @@ async def _abort(context: Any, call: Call, name: str, error: Exception) -> NoRet
     raise known
 
 
-def _name(context: Any) -> None:
-    """Name the request in this task, which gRPC made for this call alone, and in the tasks that it starts."""
-    sent = dict(context.invocation_metadata() or ()).get(request_id.REQUEST_ID_KEY)
-    request_id.current.set(request_id.adopted(sent))
+def _metadata(context: Any) -> dict[str, Any]:
+    return dict(context.invocation_metadata() or ())

@@ -199,6 +199,7 @@ class Jobs:
             return self.get(stored.id, caller)
         job = self._make(row, frozenset())
         self._jobs[job.id] = job
+        self._telemetry.job_created(job.id, job.machine)
         event("job created", job=job.id, owner=job.owner, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
         return job
 

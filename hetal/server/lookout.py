@@ -14,7 +14,7 @@ from hetal.server.config import ServerConfig
 from hetal.server.devices import Devices
 from hetal.server.health import Check, Health
 from hetal.server.jobs import Job, Jobs
-from hetal.server.overview import STARTING, JobView, Overview, WorkerUse, worker_phase
+from hetal.server.overview import JobView, Overview, WorkerUse, phase_of
 from hetal.server.threads import in_thread
 
 
@@ -79,13 +79,10 @@ class Lookout:
 def view(job: Job, queue_position: int) -> JobView:
     """What others may see of a job."""
     snap, progress, spec = job.machine.snapshot, job.machine.progress, job.checked.job
-    phase = snap.state.value.lower().replace("_", " ")
-    if snap.state is State.TRAINING:
-        phase = STARTING if progress is None else worker_phase(progress.phase)
     shown = progress if snap.state in (State.TRAINING, State.AWAITING_CLIENT) else None
     return JobView(
         id=job.id,
-        phase=phase,
+        phase=phase_of(job.machine),
         epoch=max(snap.epoch, shown.epoch if shown is not None else 0),
         epochs_max=spec.epochs_max,
         iteration=shown.iteration if shown is not None else 0,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hetal.protocol.messages import State
+from hetal.protocol.server_machine import ServerJob
 from hetal.server.devices import Device
 from hetal.server.health import Check
 
@@ -78,6 +79,13 @@ class Overview:
     @property
     def ready(self) -> bool:
         return all(check.ok for check in self.checks)
+
+
+def phase_of(machine: ServerJob) -> str:
+    """One of ``PHASES``: the state of a job, and in its training the phase that its worker tells."""
+    if machine.state is State.TRAINING:
+        return STARTING if machine.progress is None else worker_phase(machine.progress.phase)
+    return machine.state.value.lower().replace("_", " ")
 
 
 def worker_phase(text: str) -> str:
