@@ -85,7 +85,7 @@ def phase_of(machine: ServerJob) -> str:
     """One of ``PHASES``: the state of a job, and in its training the phase that its worker tells."""
     if machine.state is State.TRAINING:
         return STARTING if machine.progress is None else worker_phase(machine.progress.phase)
-    return machine.state.value.lower().replace("_", " ")
+    return str(machine.state.value).lower().replace("_", " ")
 
 
 def worker_phase(text: str) -> str:
