@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -13,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import hetal
+from hetal.errors import DeviceError
+from hetal.native.cuda import nvrtc
 
 KERNELS = Path(hetal.__file__).parent / "native" / "kernels"
 ENTRY = KERNELS / "gpu_entry.cu"
 NVCC = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 REGISTERS_MAX = 128
-# Every fused operation is written out: the compiler must not make others.
-OPTIONS = ["-std=c++17", "-fmad=false"]
 
 architectures = pytest.mark.parametrize(
     "architecture",
@@ -60,7 +57,7 @@ def test_nvcc_compiles_without_spills(architecture: int, log2_dimension: int, tm
     if f"compute_{architecture}\n" not in known:
         pytest.skip(f"this nvcc does not know sm_{architecture}")
     target = [f"-arch=sm_{architecture}", "-cubin", "-Xptxas", "-v", "-o", str(tmp_path / "entry.cubin")]
-    command = [str(NVCC), *OPTIONS, *target, f"-DHETAL_LOG2_N={log2_dimension}", str(ENTRY)]
+    command = [str(NVCC), *nvrtc.OPTIONS, *target, f"-DHETAL_LOG2_N={log2_dimension}", str(ENTRY)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     log = done.stdout + done.stderr
     assert done.returncode == 0, log
@@ -68,45 +65,25 @@ def test_nvcc_compiles_without_spills(architecture: int, log2_dimension: int, tm
     check_log(log, log2_dimension)
 
 
-@functools.cache
-def nvrtc() -> ctypes.CDLL | None:
-    """The library of the wheel nvidia-cuda-nvrtc, which needs neither a GPU nor a driver."""
-    for distribution in importlib.metadata.distributions():
-        if not (distribution.metadata["Name"] or "").startswith("nvidia-cuda-nvrtc"):
-            continue
-        for file in distribution.files or []:
-            if re.fullmatch(r"libnvrtc\.so\.\d+", file.name):
-                return ctypes.CDLL(str(file.locate()))
-    return None
-
-
-def strings(values: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
-    return (ctypes.c_char_p * len(values))(*values)
-
-
-@pytest.mark.skipif(nvrtc() is None, reason="needs the wheel nvidia-cuda-nvrtc")
-@architectures
+@pytest.mark.skipif(nvrtc.find() is None, reason="needs the wheel nvidia-cuda-nvrtc")
+@pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
 @dimensions
-def test_nvrtc_compiles_from_the_headers_alone(architecture: int, log2_dimension: int) -> None:
-    library = nvrtc()
-    assert library is not None
-    headers = sorted(KERNELS.glob("*.h"))
-    program = ctypes.c_void_p()
-    sources = strings([header.read_bytes() for header in headers])
-    names = strings([header.name.encode() for header in headers])
-    status = library.nvrtcCreateProgram(
-        ctypes.byref(program), ENTRY.read_bytes(), b"gpu_entry.cu", len(headers), sources, names
-    )
-    assert status == 0
-    target = [f"--gpu-architecture=sm_{architecture}", "--ptxas-options=-v", f"-DHETAL_LOG2_N={log2_dimension}"]
-    options = strings([option.encode() for option in (*OPTIONS, *target)])
-    status = library.nvrtcCompileProgram(program, len(options), options)
-    size = ctypes.c_size_t()
-    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-    text = ctypes.create_string_buffer(size.value)
-    library.nvrtcGetProgramLog(program, text)
-    assert status == 0, text.value.decode()
-    check_log(text.value.decode(), log2_dimension)
-    library.nvrtcGetCUBINSize(program, ctypes.byref(size))
-    assert size.value > 0
-    library.nvrtcDestroyProgram(ctypes.byref(program))
+def test_nvrtc_compiles_from_the_headers_alone(architecture: str, log2_dimension: int) -> None:
+    compiler = nvrtc.find()
+    assert compiler is not None
+    code, log = compiler.compile(architecture, log2_dimension, ("--ptxas-options=-v",))
+    check_log(log, log2_dimension)
+    assert code.startswith(b"\x7fELF")
+
+
+@pytest.mark.skipif(nvrtc.find() is None, reason="needs the wheel nvidia-cuda-nvrtc")
+def test_devices_get_code_that_runs_on_them() -> None:
+    compiler = nvrtc.find()
+    assert compiler is not None
+    assert [compiler.architecture_for(name) for name in nvrtc.ARCHITECTURES] == list(nvrtc.ARCHITECTURES)
+    # A device that is newer than the compiler, of a family that it knows.
+    assert compiler.architecture_for("sm_99") == "sm_90"
+    with pytest.raises(DeviceError, match="does not compile for sm_200"):
+        compiler.architecture_for("sm_200")
+    with pytest.raises(DeviceError, match="do not compile for sm_1"):
+        compiler.compile("sm_1", 10)

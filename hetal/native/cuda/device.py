@@ -68,6 +68,7 @@ class Pool:
         self._stream = stream
         self.returned: deque[tuple[int, int]] = deque()
         self._idle: dict[int, list[int]] = {}
+        self._blocks: set[int] = set()
         # Blocks of a graph, which nobody else may write, and their idle ones while it is made.
         self._private: dict[int, int] = {}
         self._arenas: dict[int, dict[int, list[int]]] = {}
@@ -99,6 +100,7 @@ class Pool:
         for nbytes, blocks in self._idle.items():
             for address in blocks:
                 self._driver.free(address)
+                self._blocks.remove(address)
                 self.held_bytes -= nbytes
         self._idle.clear()
 
@@ -116,6 +118,7 @@ class Pool:
                 if self.held_bytes == before and not self.relief(nbytes):
                     raise
         self.held_bytes += nbytes
+        self._blocks.add(address)
         if self._arena is not None:
             self._private[address] = self._arena
         return address
@@ -148,7 +151,13 @@ class Pool:
         self._private = {address: owner for address, owner in self._private.items() if owner != number}
 
     def close(self) -> None:
-        self.trim()
+        """Frees all, in use or not."""
+        self._driver.synchronize(self._stream)
+        for address in self._blocks:
+            self._driver.free(address)
+        self._blocks.clear()
+        self._idle.clear()
+        self.held_bytes = 0
 
 
 class CaptureRefused(Exception):  # noqa: N818 - caught where a graph is made
@@ -347,7 +356,7 @@ class Device:
     def close(self) -> None:
         """Rings on it must not be used any more."""
         with self.lock:
-            self._tables.clear()
             self.synchronize()
+            self._tables.clear()
             self.pool.close()
             self.driver.close()

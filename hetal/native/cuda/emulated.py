@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from hetal.errors import BackendError
-from hetal.native.cuda.batches import ARGUMENTS, LARGE_LOG2
+from hetal.native.cuda.batches import ARGUMENTS
 from hetal.native.cuda.code import ENTRY, KERNELS, compiled
 from hetal.native.cuda.driver import Bytes, Facts, Grid, OutOfMemory
 
@@ -222,16 +222,28 @@ def compiler() -> str | None:
 
 
 def _load(log2: int) -> ctypes.CDLL:
+    with tempfile.TemporaryDirectory(prefix="hetal-emulated-") as name:
+        path = Path(name) / "kernels.so"
+        path.write_bytes(library(log2))
+        return ctypes.CDLL(str(path))
+
+
+def library(log2: int) -> bytes:
+    """The entry points for limbs of 2^log2 words, as a shared library.
+
+    Raises:
+        BackendError: there is no C++ compiler.
+    """
     program = compiler()
     if program is None:
         raise BackendError("the emulated device needs a C++ compiler", hint="Install g++.")
     version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     fma = "fma" in Path("/proc/cpuinfo").read_text().split() if os.uname().machine == "x86_64" else False
     options = (*_OPTIONS, *(_FMA if fma else ()), f"-DHETAL_LOG2_N={log2}")
-    with tempfile.TemporaryDirectory(prefix="hetal-emulated-") as name:
-        path = Path(name) / "kernels.so"
 
-        def compile_() -> bytes:
+    def compile_() -> bytes:
+        with tempfile.TemporaryDirectory(prefix="hetal-emulated-") as name:
+            path = Path(name) / "kernels.so"
             include = (f"-I{KERNELS.parent}", f"-I{KERNELS}", "-x", "c++")
             command = [program, *options, *include, str(KERNELS / ENTRY), "-o", str(path)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -239,10 +251,4 @@ def _load(log2: int) -> ctypes.CDLL:
                 raise BackendError(f"the kernels do not compile: {done.stderr[:500]}")
             return path.read_bytes()
 
-        path.write_bytes(compiled("cpu", log2, f"{version} {options}", compile_) or b"")
-        return ctypes.CDLL(str(path))
-
-
-def entries(log2: int) -> list[str]:
-    """Entry points that exist for limbs of 2^log2 words."""
-    return list(ARGUMENTS) if log2 >= LARGE_LOG2 else ["forward_rows", "from_integers"]
+    return compiled("cpu", log2, f"{version} {options}", compile_) or b""

@@ -27,7 +27,7 @@ class Engine:
         self.keys = KeyCache(device, key_bytes)
         self.Ring: type[Ring] = type("Ring", (Ring,), {"device": device, "keys": self.keys})
 
-    def set_sequential(self, sequential: bool) -> None:
+    def set_sequential(self, on: bool) -> None:
         """Operations have no threads here: those of several threads take turns."""
 
     def close(self) -> None:
