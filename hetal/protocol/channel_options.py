@@ -21,7 +21,14 @@ _SIZES: Final[Options] = [
 
 def client_options() -> Options:
     """Arguments of a client's channel. Retries are the client's own affair: it resumes at an offset."""
-    return [*_SIZES, ("grpc.http2.max_pings_without_data", 0), ("grpc.enable_retries", 0)]
+    return [
+        *_SIZES,
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.enable_retries", 0),
+        # gRPC's own pauses between connections would grow to two minutes, whatever the client's are.
+        ("grpc.initial_reconnect_backoff_ms", int(limits.RECONNECT_BACKOFF_S[0] * 1000)),
+        ("grpc.max_reconnect_backoff_ms", int(limits.RECONNECT_BACKOFF_S[-1] * 1000)),
+    ]
 
 
 def server_options() -> Options:
