@@ -22,7 +22,7 @@ from hetal.client.session import Client, TrainedJob
 from hetal.kernels.clear import ClearResult, train_clear, with_bias
 from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
-from hetal.protocol.job import SoftmaxSpec
+from hetal.protocol.job import METHODS, SoftmaxSpec
 from hetal.server.config import BACKENDS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--dataset", choices=sorted(RECIPES), default="breast_cancer")
     parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
     parser.add_argument("--backend", choices=BACKENDS, help="of the server; default: native where it is built")
+    parser.add_argument("--method", choices=METHODS, help="of the softmax; default: pairwise where the backend can")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("hetal-demo"), metavar="DIR", help="plot, model, server log")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
@@ -111,8 +112,9 @@ async def _train(args: argparse.Namespace, recipe: Recipe, data: Dataset) -> Tra
                     preset_name=args.preset,
                     epochs=args.epochs or recipe.epochs,
                     learning_rate=recipe.learning_rate,
+                    method=args.method,
                     weight_bound=recipe.weight_bound,
-                    softmax=SoftmaxSpec(extensions=recipe.extensions),
+                    softmax=SoftmaxSpec(extensions=recipe.extensions) if args.method == "hetal" else None,
                     name=f"demo {args.dataset}",
                     progress=progress,
                 )

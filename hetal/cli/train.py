@@ -22,7 +22,7 @@ from hetal.client.features import encode
 from hetal.client.keys import KeySet
 from hetal.client.session import Client, TrainedJob
 from hetal.errors import InputError
-from hetal.protocol.job import SoftmaxSpec
+from hetal.protocol.job import LOGITS_MAX, METHODS, SoftmaxSpec
 from hetal.server.config import BACKENDS
 
 if TYPE_CHECKING:
@@ -71,9 +71,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--learning-rate", type=float, default=1.0, metavar="F")
     group.add_argument("--patience", type=int, default=3, metavar="N", help="epochs without a lower loss (default 3)")
     group.add_argument("--no-momentum", action="store_true", help="plain gradient descent")
-    group.add_argument("--weight-bound", type=float, default=16.0, metavar="F", help="largest weight (default 16)")
+    group.add_argument("--method", choices=METHODS, help="of the softmax; default: pairwise where the server can")
+    group.add_argument("--logits-max", type=float, default=LOGITS_MAX, metavar="F", help="range (default 128)")
+    group.add_argument("--weight-bound", type=float, default=16.0, metavar="F", help="with hetal (default 16)")
     group.add_argument(
-        "--softmax-extensions", type=int, default=5, metavar="N", help="logits may reach 4 * 2^N (default 5: 128)"
+        "--softmax-extensions", type=int, metavar="N", help="method hetal: logits may reach 4 * 2^N (default 5: 128)"
     )
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and the batch order")
 
@@ -87,8 +89,10 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": args.learning_rate,
         "patience": args.patience,
         "nesterov": not args.no_momentum,
+        "method": args.method,
+        "logits_max": args.logits_max,
         "weight_bound": args.weight_bound,
-        "softmax": SoftmaxSpec(extensions=args.softmax_extensions),
+        "softmax": None if args.softmax_extensions is None else SoftmaxSpec(extensions=args.softmax_extensions),
         "seed": args.seed,
     }
 
@@ -200,6 +204,7 @@ def summary(job: TrainedJob) -> dict[str, Any]:
     return {
         "job": job.id,
         "preset": job.spec.parameters.name,
+        "method": job.spec.method,
         "epochs": job.history.epochs,
         "best_epoch": job.history.best_epoch,
         "validation_loss": job.history.losses,

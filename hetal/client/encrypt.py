@@ -11,6 +11,7 @@ from hetal.client.dataset import Array, Prepared
 from hetal.client.keys import KeySet
 from hetal.errors import CiphertextFormatError
 from hetal.kernels.clear import with_bias
+from hetal.kernels.evaluator import Vector
 from hetal.kernels.plan import Plan
 from hetal.protocol.job import INITIAL_WEIGHTS, VALIDATION_X, JobSpec, batch_x_blob, batch_y_blob
 
@@ -28,16 +29,16 @@ class Encryptor:
 
     def blob_sizes(self) -> dict[str, int]:
         """Largest size in bytes of every blob of ciphertexts, for the manifest."""
-        job, plan, layout = self.job, self.plan, self.plan.layout
-        columns = layout.column_blocks(job.columns)
+        job, circuit = self.job, self.plan.circuit
+        levels = circuit.levels
         sizes = {
-            INITIAL_WEIGHTS: self._size(columns, plan.weights_level),
-            VALIDATION_X: self._size(layout.row_blocks(job.validation_samples) * columns, plan.validation_level),
+            INITIAL_WEIGHTS: self._size(circuit.weights_count, levels.weights),
+            VALIDATION_X: self._size(circuit.validation_count(job.validation_samples), levels.validation),
         }
         for batch in range(job.batches):
-            rows = layout.row_blocks(job.batch_rows(batch))
-            sizes[batch_x_blob(batch)] = self._size(rows * columns, plan.x_level)
-            sizes[batch_y_blob(batch)] = self._size(rows, plan.y_level)
+            rows = job.batch_rows(batch)
+            sizes[batch_x_blob(batch)] = self._size(circuit.features_count(rows), levels.features)
+            sizes[batch_y_blob(batch)] = self._size(circuit.labels_count(rows), levels.labels)
         return sizes
 
     def blobs(self, data: Prepared, initial: Array | None = None) -> Iterator[tuple[str, bytes]]:
@@ -46,38 +47,39 @@ class Encryptor:
         Args:
             initial: weights (classes, features + 1) to start from; zeros by default.
         """
-        job, plan, layout = self.job, self.plan, self.plan.layout
-        weights = np.zeros((job.padded_classes, job.columns))
-        if initial is not None:
-            weights[: job.classes] = initial
-        yield INITIAL_WEIGHTS, self._blob(layout.pack_tiled_rows(weights), plan.weights_level)
+        job, circuit = self.job, self.plan.circuit
+        levels = circuit.levels
+        weights = np.zeros((job.classes, job.columns)) if initial is None else initial
+        yield INITIAL_WEIGHTS, self._blob(circuit.pack_weights(weights), levels.weights)
         yield VALIDATION_X, self.features(data.x_val)
         x = with_bias(data.x_train)
-        onehot = np.eye(job.padded_classes)[data.y_train]
         for batch in range(job.batches):
             start = batch * job.batch_size
             rows = slice(start, start + job.batch_rows(batch))
-            blocks = [block for row in layout.pack(x[rows]) for block in row]
-            yield batch_x_blob(batch), self._blob(blocks, plan.x_level)
-            yield batch_y_blob(batch), self._blob(layout.pack_tiled_columns(onehot[rows]), plan.y_level)
+            yield batch_x_blob(batch), self._blob(circuit.pack_features(x[rows]), levels.features)
+            yield batch_y_blob(batch), self._blob(circuit.pack_labels(data.y_train[rows]), levels.labels)
 
     def features(self, x: Array) -> bytes:
         """Prepared features, without bias, for an evaluation of the classifier."""
-        blocks = [block for row in self.plan.layout.pack(with_bias(x)) for block in row]
-        return self._blob(blocks, self.plan.validation_level)
+        circuit = self.plan.circuit
+        return self._blob(circuit.pack_validation(with_bias(x)), circuit.levels.validation)
 
     def logits(self, blob: bytes, samples: int) -> Array:
-        """(samples, classes) from the server's encrypted logits."""
-        layout = self.plan.layout
-        vectors = self._open(blob, layout.row_blocks(samples), "logits")
-        scaled = layout.unpack_tiled_columns(vectors, (samples, self.job.padded_classes))
-        return np.asarray(scaled[:, : self.job.classes] / self.plan.logit_scale)
+        """(samples, classes) from the server's encrypted logits, up to what those of a sample have in common."""
+        circuit = self.plan.circuit
+        return circuit.unpack_logits(self._open(blob, circuit.logits_count(samples), "logits"), samples)
 
-    def weights(self, blob: bytes) -> Array:
-        """(classes, features + 1) from the server's encrypted classifier."""
-        layout, job = self.plan.layout, self.job
-        vectors = self._open(blob, layout.column_blocks(job.columns), "classifier")
-        return layout.unpack_tiled_rows(vectors, (job.padded_classes, job.columns))[: job.classes]
+    def weights(self, blob: bytes, initial: Array | None = None) -> Array:
+        """(classes, features + 1) from the server's encrypted classifier.
+
+        Args:
+            initial: that the training started from. What its weights have in common is not a training's business.
+        """
+        circuit = self.plan.circuit
+        weights = circuit.unpack_classifier(self._open(blob, circuit.classifier_count, "classifier"))
+        if initial is None:
+            return weights
+        return np.asarray(weights - weights.mean(axis=0) + initial.mean(axis=0))
 
     def _open(self, blob: bytes, count: int, what: str) -> list[Array]:
         parts = split(unframe(blob, Kind.CIPHERTEXTS, self.job.parameters.digest))
@@ -85,7 +87,7 @@ class Encryptor:
             raise CiphertextFormatError(f"the {what} came in {len(parts)} ciphertexts, not {count}")
         return [self.keys.decrypt(part) for part in parts]
 
-    def _blob(self, vectors: list[Array], level: int) -> bytes:
+    def _blob(self, vectors: list[Vector], level: int) -> bytes:
         parts = [self.keys.encrypt(vector, level) for vector in vectors]
         return frame(Kind.CIPHERTEXTS, self.job.parameters.digest, join(parts))
 

@@ -90,24 +90,27 @@ class KeySet:
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
-    def encrypt(self, vector: NDArray[np.float64], level: int) -> bytes:
+    def encrypt(self, vector: NDArray[np.float64] | NDArray[np.complex128], level: int) -> bytes:
         """A fresh ciphertext at ``level`` (rescalings left), serialised.
 
         Args:
-            vector: at most ``params.slots`` real values; the other slots are 0.
+            vector: at most ``params.slots`` real or complex values; the other slots are 0.
             level: 0 to ``params.top_level``.
 
         Raises:
             ShapeError, NotFiniteError, InputError: the vector or the level is none of these.
         """
-        values = np.ascontiguousarray(vector, dtype=np.float64)
+        complex_data = np.iscomplexobj(vector)
+        values = np.ascontiguousarray(vector, dtype=np.complex128 if complex_data else np.float64)
         if values.ndim != 1 or not 1 <= values.size <= self.params.slots:
             raise ShapeError(f"an array of shape {values.shape} does not fit {self.params.slots} slots")
         if not np.isfinite(values).all():
             raise NotFiniteError("a vector to encrypt holds NaN or infinite values")
         if not 0 <= level <= self.params.top_level:
             raise InputError(f"level {level} is outside 0..{self.params.top_level} of {self.params.name!r}")
-        plain = self._context.MakeCKKSPackedPlaintext(values, 1, self.params.top_level - level)
+        # A context for real data drops imaginary parts.
+        encoder = build_context(self.params, complex_data=True) if complex_data else self._context
+        plain = encoder.MakeCKKSPackedPlaintext(values, 1, self.params.top_level - level)
         ciphertext = self._context.Encrypt(self._public, plain)
         with _SET_UP:
             return bytes(openfhe.Serialize(ciphertext, openfhe.BINARY))

@@ -41,7 +41,7 @@ from hetal.kernels.plan import plan
 from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
 from hetal.protocol.early_stopping import Decision, EarlyStopping
-from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec, logits_blob
+from hetal.protocol.job import KEYS_MULT, LOGITS_MAX, PROTOCOL_VERSION, JobSpec, SoftmaxSpec, logits_blob
 from hetal.protocol.messages import (
     BlobRef,
     ClientEffect,
@@ -177,6 +177,8 @@ class Client:
         learning_rate: float = 1.0,
         patience: int = 3,
         nesterov: bool = True,
+        method: str | None = None,
+        logits_max: float = LOGITS_MAX,
         weight_bound: float = 16.0,
         softmax: SoftmaxSpec | None = None,
         standardize: bool = True,
@@ -192,6 +194,10 @@ class Client:
         Args:
             x, x_val: (samples, features); y, y_val: one label per row, of any comparable type.
             batch_size: None for all rows in one batch.
+            method: one of ``METHODS``; by default HETAL's where ``softmax`` is given or the server's backend has no
+                phases, else ``pairwise``.
+            logits_max: range of the logits; a training whose logits leave it is given up.
+            weight_bound, softmax: of HETAL's method.
             initial: start from this model's weights; its standardisation should be that of this data.
             keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the
             process.
@@ -202,6 +208,8 @@ class Client:
             HetalError: what the server or the connection reports.
         """
         data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
+        if method is None:
+            method = "hetal"
         spec = job_spec(
             data,
             preset_name=preset_name,
@@ -210,6 +218,8 @@ class Client:
             learning_rate=learning_rate,
             patience=patience,
             nesterov=nesterov,
+            method=method,
+            logits_max=logits_max,
             weight_bound=weight_bound,
             softmax=softmax,
         )
@@ -294,6 +304,8 @@ def job_spec(
     learning_rate: float,
     patience: int = 3,
     nesterov: bool = True,
+    method: str = "hetal",
+    logits_max: float = LOGITS_MAX,
     weight_bound: float = 16.0,
     softmax: SoftmaxSpec | None = None,
 ) -> JobSpec:
@@ -313,6 +325,8 @@ def job_spec(
         patience=patience,
         learning_rate=learning_rate,
         nesterov=nesterov,
+        method=method,
+        logits_max=logits_max,
         weight_bound=weight_bound,
         softmax=fitted(softmax or SoftmaxSpec(), len(data.labels.values)),
     )
@@ -370,7 +384,8 @@ class _Run:
             blob = await self.transport.download(
                 job_id, finished.model.name, finished.model.size_bytes, finished.model.sha256
             )
-            weights = await asyncio.to_thread(encryptor.weights, blob)
+            start = initial.weights if initial is not None else None
+            weights = await asyncio.to_thread(encryptor.weights, blob, start)
         self.history.best_epoch = finished.best_epoch
         info = {"preset": self.spec.parameters.name, "job": job_id, "history": asdict(self.history)}
         return TrainedJob(
@@ -519,7 +534,7 @@ class _Run:
 
     def _check_range(self, logits: Array, epoch: int) -> None:
         """Outside [-R, R] the encrypted softmax is not a softmax any more, and garbage may look like progress."""
-        limit = self.spec.softmax.logit_range
+        limit = self.spec.logit_range
         largest = float(np.abs(logits).max())
         if not np.isfinite(logits).all() or largest > limit:
             raise DivergedError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from hetal.kernels.optimizer import momentum
+from hetal.kernels.optimizer import hetal_momentum, momentum
 from hetal.protocol.early_stopping import EarlyStopping
 from hetal.protocol.job import JobSpec
 
@@ -59,6 +59,7 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
     lookahead: Array = weights
     result = ClearResult(weights)
     stopping = EarlyStopping(job.patience, job.epochs_max)
+    beta = hetal_momentum if job.method == "hetal" else momentum
     step = 0
     while True:
         for batch in range(job.batches):
@@ -67,7 +68,7 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
             result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
             gradient = (exact_softmax(logits) - onehot[rows]).T @ xb[rows] / job.batch_rows(batch)
             new: Array = lookahead - job.learning_rate * gradient
-            lookahead = new + momentum(step, nesterov=job.nesterov) * (new - weights)
+            lookahead = new + (beta(step) if job.nesterov else 0.0) * (new - weights)
             weights = new
             step += 1
         logits = vb @ weights.T

@@ -15,10 +15,12 @@ backend implements the underscored methods on its own payloads. Conventions:
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -45,6 +47,19 @@ class Ciphertext:
     payload: Any
     level: int
     parts: int = 2
+
+
+@dataclass(slots=True)
+class Stage:
+    """What a part of a circuit took.
+
+    Attributes:
+        seconds: of wall time.
+        counts: operations by name and level of the result.
+    """
+
+    seconds: float = 0.0
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +99,14 @@ class Evaluator(ABC):
         counts: operations executed so far, keyed by (operation, level of its result). Operations: ``mul`` (tensor
             product), ``relin``, ``mul_plain``, ``mul_scalar``, ``rotate``, ``rotate_hoisted``, ``conjugate``,
             ``bootstrap``, ``phase``, ``add``.
+        stages: seconds and operations by the stage of a circuit that they ran in, see :meth:`stage`.
         schedule: the plan's decision per checkpoint name; a name that is missing means "go on as it is".
     """
 
     def __init__(self, model: LevelModel) -> None:
         self.model = model
         self.counts: Counter[tuple[str, int]] = Counter()
+        self.stages: dict[str, Stage] = {}
         self.schedule: Mapping[str, Refresh] = {}
 
     @property
@@ -99,6 +116,15 @@ class Evaluator(ABC):
     def total(self, operation: str) -> int:
         """How often ``operation`` ran, over all levels."""
         return sum(count for (name, _), count in self.counts.items() if name == operation)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Attribute what runs inside to a stage. Stages do not nest, and are entered by one thread."""
+        before, began = self.counts.copy(), time.perf_counter()
+        yield
+        stage = self.stages.setdefault(name, Stage())
+        stage.seconds += time.perf_counter() - began
+        stage.counts.update(self.counts - before)
 
     def scale(self, a: Ciphertext) -> float:
         """What slots are multiplied by before rounding; 1 where they are exact. Backends keep it, kernels may ask."""

@@ -18,6 +18,8 @@ from hetal.native.encoding import encode, periodic
 
 # The engine takes coefficients below 2^62.
 COEFFICIENT_BITS: Final = 61
+# Read-only vectors whose hash is remembered.
+FROZEN_VECTORS_MAX: Final = 1024
 
 Poly = Any
 
@@ -33,6 +35,7 @@ class PlaintextCache:
         self._ring = ring
         self._moduli = moduli
         self._entries: OrderedDict[tuple[bytes, int, float, bool], Poly] = OrderedDict()
+        self._frozen: OrderedDict[int, tuple[NDArray[Any], bytes]] = OrderedDict()
         self._lock = Lock()
         self.nbytes = 0
 
@@ -42,8 +45,7 @@ class PlaintextCache:
         Raises:
             NotFiniteError: a slot is NaN or infinite.
         """
-        digest = hashlib.blake2b(np.ascontiguousarray(vector, dtype=np.complex128).data, digest_size=16).digest()
-        key = (digest, limbs, scale, compact)
+        key = (self._digest(vector), limbs, scale, compact)
         with self._lock:
             known = self._entries.get(key)
             if known is not None:
@@ -58,8 +60,24 @@ class PlaintextCache:
                 self.nbytes -= self._entries.popitem(last=False)[1].nbytes
         return encoded
 
+    def _digest(self, vector: NDArray[Any]) -> bytes:
+        """Of the slots. Kernels keep their masks, read-only, and use them in every iteration: those are hashed once."""
+        with self._lock:
+            known = self._frozen.get(id(vector))
+        if known is not None:
+            return known[1]
+        digest = hashlib.blake2b(np.ascontiguousarray(vector, dtype=np.complex128).data, digest_size=16).digest()
+        if not vector.flags.writeable:
+            with self._lock:
+                # The vector is held, so that no other one gets its id.
+                self._frozen[id(vector)] = (vector, digest)
+                while len(self._frozen) > FROZEN_VECTORS_MAX:
+                    self._frozen.popitem(last=False)
+        return digest
+
     def clear(self) -> None:
         with self._lock:
+            self._frozen.clear()
             self._entries.clear()
             self.nbytes = 0
 

@@ -11,6 +11,9 @@ from hetal.errors import EmptyValidationError, InputError, LayoutError, QuotaErr
 
 PROTOCOL_VERSION = 1
 INVERSE_RANGE_MAX = 1e4
+# Softmax from phases of pairs; HETAL's own.
+METHODS = ("hetal",)
+LOGITS_MAX = 128.0
 
 KEYS_MULT = "keys/mult"
 INITIAL_WEIGHTS = "initial/weights"
@@ -85,7 +88,11 @@ class JobSpec:
 
     Attributes:
         features: of a sample, without the bias column that the client appends.
-        weight_bound: largest magnitude a weight may reach; weights are scaled by it where they are bootstrapped.
+        method: one of ``METHODS``: how logits become probabilities, and with it the whole circuit.
+        logits_max: logits may lie in [-logits_max, logits_max]; HETAL's method has a range of its own in ``softmax``.
+        weight_bound: of HETAL's method: largest magnitude a weight may reach; weights are scaled by it where they are
+            bootstrapped.
+        softmax: of HETAL's method.
     """
 
     parameters: Parameters
@@ -98,8 +105,15 @@ class JobSpec:
     patience: int = 3
     learning_rate: float = 1.0
     nesterov: bool = True
+    method: str = "hetal"
+    logits_max: float = LOGITS_MAX
     weight_bound: float = 16.0
     softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
+
+    @property
+    def logit_range(self) -> float:
+        """R: logits must stay in [-R, R]."""
+        return self.softmax.logit_range if self.method == "hetal" else self.logits_max
 
     @property
     def columns(self) -> int:
@@ -138,7 +152,14 @@ class JobSpec:
         for name, value, high in counts:
             if not 1 <= value <= high:
                 raise InputError(f"{name} = {value} is outside 1..{high}")
-        for name, number, top in (("learning_rate", self.learning_rate, 1e3), ("weight_bound", self.weight_bound, 1e4)):
+        if self.method not in METHODS:
+            raise InputError(f"no method {self.method!r}; there are {', '.join(METHODS)}")
+        numbers = (
+            ("learning_rate", self.learning_rate, 1e3),
+            ("logits_max", self.logits_max, 1e4),
+            ("weight_bound", self.weight_bound, 1e4),
+        )
+        for name, number, top in numbers:
             if not (math.isfinite(number) and 0 < number <= top):
                 raise InputError(f"{name} = {number} is outside (0, {top}]")
         if self.batches > limits.BLOBS_PER_JOB_MAX // 4:

@@ -87,6 +87,8 @@ def manifest_to_proto(job: JobSpec, *, key_tag: str, blobs: dict[str, int], name
         learning_rate=job.learning_rate,
         nesterov=job.nesterov,
         weight_bound=job.weight_bound,
+        method=job.method,
+        logits_max=job.logits_max,
         softmax=pb.SoftmaxParameters(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,
@@ -133,6 +135,8 @@ def manifest_from_proto(message: pb.Manifest, *, allow_insecure: bool) -> Checke
         learning_rate=message.learning_rate,
         nesterov=message.nesterov,
         weight_bound=message.weight_bound,
+        method=message.method,
+        logits_max=message.logits_max,
         softmax=SoftmaxSpec(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,

@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
@@ -45,8 +45,6 @@ from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
 from hetal.server.uploads import SHA256_BYTES, Uploads, receive_file
 
-BACKEND: Final = "openfhe"
-
 
 class HetalService(hetal_pb2_grpc.HetalServicer):
     def __init__(
@@ -72,7 +70,7 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
         return pb.ServerInfo(
             version=__version__,
             protocol_version=PROTOCOL_VERSION,
-            backend=BACKEND,
+            backend=self._config.backend or "",
             presets=allowed,
             insecure_allowed=self._config.allow_insecure,
             chunk_bytes=limits.CHUNK_BYTES,

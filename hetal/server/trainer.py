@@ -9,9 +9,7 @@ from typing import Protocol
 from hetal._version import __version__
 from hetal.ckks.framing import Kind, frame, join, split, unframe
 from hetal.errors import CiphertextFormatError, IntegrityError, ShapeError
-from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh
-from hetal.kernels.iteration import Blocks, evaluate, iterate
-from hetal.kernels.optimizer import State
+from hetal.kernels.evaluator import Ciphertext, Evaluator
 from hetal.kernels.plan import Plan, plan
 from hetal.protocol.job import INITIAL_WEIGHTS, VALIDATION_X, JobSpec, batch_x_blob, batch_y_blob
 
@@ -47,26 +45,24 @@ class Trainer:
         self._codec = codec
         self._read_blob = read_blob
         self._digest = job.parameters.digest
-        self._ev.schedule = dict[str, Refresh](self.plan.schedule)
-        self._state: State | None = None
-        self._validation: Blocks | None = None
+        self._circuit = self.plan.circuit
+        self._state: list[Ciphertext] | None = None
+        self._validation: list[Ciphertext] | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def initialise(self) -> None:
         """Begin with the client's initial weights."""
-        weights = self._ciphertexts(INITIAL_WEIGHTS, self._columns, self.plan.weights_level)
-        self._state = State(weights, weights)
+        circuit = self._circuit
+        weights = self._ciphertexts(INITIAL_WEIGHTS, circuit.weights_count, circuit.levels.weights)
+        self._state = circuit.begin(self._ev, weights)
         self.epoch = self.iterations_done = 0
 
     def checkpoint(self) -> bytes:
         """All that a later process needs to go on exactly here, framed."""
         state = self._require_state()
         head = {"version": __version__, "epoch": self.epoch, "iterations": self.iterations_done}
-        shared = state.lookahead is state.weights or not self.job.nesterov
-        parts = [self._codec.dump(ct) for ct in state.weights]
-        if not shared:
-            parts += [self._codec.dump(ct) for ct in state.lookahead]
+        parts = [self._codec.dump(ct) for ct in state]
         return frame(Kind.CHECKPOINT, self._digest, join([json.dumps(head).encode(), *parts]))
 
     def restore(self, checkpoint: bytes) -> None:
@@ -77,11 +73,9 @@ class Trainer:
             epoch, iterations = int(values["epoch"]), int(values["iterations"])
         except (ValueError, KeyError, TypeError) as error:
             raise IntegrityError(f"the checkpoint's head is unreadable: {error}") from error
-        if len(parts) not in (self._columns, 2 * self._columns):
-            raise IntegrityError(f"the checkpoint holds {len(parts)} ciphertexts, not {self._columns} or twice that")
-        cts = [self._codec.load(part) for part in parts]
-        weights = cts[: self._columns]
-        self._state = State(weights, cts[self._columns :] or weights)
+        if len(parts) != self._circuit.state_count:
+            raise IntegrityError(f"the checkpoint holds {len(parts)} ciphertexts, not {self._circuit.state_count}")
+        self._state = [self._codec.load(part) for part in parts]
         self.epoch, self.iterations_done = epoch, iterations
 
     # -- work ---------------------------------------------------------------------------------------------------------
@@ -90,12 +84,10 @@ class Trainer:
         """One mini-batch. After the last one of an epoch, ``epoch`` has grown by one."""
         batch = self.iterations_done % self.job.batches
         rows = self.job.batch_rows(batch)
-        row_blocks = self.plan.layout.row_blocks(rows)
-        x = self._grid(batch_x_blob(batch), row_blocks, self.plan.x_level)
-        y = self._ciphertexts(batch_y_blob(batch), row_blocks, self.plan.y_level)
-        self._state = iterate(
-            self._ev, self.job, self.plan.layout, self._require_state(), x, y, step=self.iterations_done, rows=rows
-        )
+        circuit = self._circuit
+        x = self._ciphertexts(batch_x_blob(batch), circuit.features_count(rows), circuit.levels.features)
+        y = self._ciphertexts(batch_y_blob(batch), circuit.labels_count(rows), circuit.levels.labels)
+        self._state = circuit.iterate(self._ev, self._require_state(), x, y, step=self.iterations_done, rows=rows)
         self.iterations_done += 1
         if self.iterations_done % self.job.batches == 0:
             self.epoch += 1
@@ -103,36 +95,37 @@ class Trainer:
     def validation_logits(self) -> bytes:
         """Scaled logits of the validation set under the present weights, one limb each, framed."""
         if self._validation is None:
-            row_blocks = self.plan.layout.row_blocks(self.job.validation_samples)
-            self._validation = self._grid(VALIDATION_X, row_blocks, self.plan.validation_level)
-        return self._logits(self._validation, self._require_state().weights)
+            self._validation = self._ciphertexts(
+                VALIDATION_X,
+                self._circuit.validation_count(self.job.validation_samples),
+                self._circuit.levels.validation,
+            )
+        return self._logits(self._validation, self._classifier(), self.job.validation_samples)
 
     def model(self) -> bytes:
-        """The present weights, framed, with just the levels that an encrypted prediction needs."""
-        level = self.plan.validation_level
-        return self._framed([self._codec.dump(self._ev.drop(ct, level)) for ct in self._require_state().weights])
+        """The present classifier, framed, with just the levels that an encrypted prediction needs."""
+        return self._framed([self._codec.dump(ct) for ct in self._classifier()])
 
     def predict(self, x_blob: bytes, samples: int, model: bytes) -> bytes:
         """Scaled logits of ``samples`` encrypted rows under a model made by :meth:`model`."""
         if samples < 1:
             raise ShapeError(f"{samples} samples to predict")
-        row_blocks = self.plan.layout.row_blocks(samples)
-        x = self._parse_grid(x_blob, "the features to predict", row_blocks, self.plan.validation_level)
-        return self._logits(x, self._parse(model, "the model", self._columns, self.plan.validation_level))
+        level = self._circuit.levels.validation
+        x = self._parse(x_blob, "the features to predict", self._circuit.validation_count(samples), level)
+        return self._logits(x, self._parse(model, "the model", self._circuit.classifier_count, level), samples)
 
     # -- bytes --------------------------------------------------------------------------------------------------------
 
-    @property
-    def _columns(self) -> int:
-        return self.plan.layout.column_blocks(self.job.columns)
-
-    def _require_state(self) -> State:
+    def _require_state(self) -> list[Ciphertext]:
         if self._state is None:
             raise IntegrityError("the trainer was neither initialised nor restored")
         return self._state
 
-    def _logits(self, x: Blocks, weights: list[Ciphertext]) -> bytes:
-        logits = evaluate(self._ev, self.job, self.plan.layout, x, weights)
+    def _classifier(self) -> list[Ciphertext]:
+        return self._circuit.classifier(self._ev, self._require_state(), self.iterations_done)
+
+    def _logits(self, x: Sequence[Ciphertext], classifier: Sequence[Ciphertext], samples: int) -> bytes:
+        logits = self._circuit.evaluate(self._ev, classifier, x, samples)
         return self._framed([self._codec.dump_result(ct, LOGITS_LEVEL) for ct in logits])
 
     def _framed(self, parts: Sequence[bytes]) -> bytes:
@@ -140,13 +133,6 @@ class Trainer:
 
     def _ciphertexts(self, name: str, count: int, level: int) -> list[Ciphertext]:
         return self._parse(self._read_blob(name), name, count, level)
-
-    def _grid(self, name: str, row_blocks: int, level: int) -> Blocks:
-        return self._parse_grid(self._read_blob(name), name, row_blocks, level)
-
-    def _parse_grid(self, blob: bytes | memoryview, name: str, row_blocks: int, level: int) -> Blocks:
-        flat = self._parse(blob, name, row_blocks * self._columns, level)
-        return [flat[i * self._columns : (i + 1) * self._columns] for i in range(row_blocks)]
 
     def _parse(self, blob: bytes | memoryview, name: str, count: int, level: int) -> list[Ciphertext]:
         parts = split(unframe(blob, Kind.CIPHERTEXTS, self._digest))

@@ -13,12 +13,13 @@ from hetal.ckks.presets import PRESETS, preset
 from hetal.errors import LevelError
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.clear import train_clear
-from hetal.kernels.evaluator import Ciphertext, Refresh, level_model
-from hetal.kernels.iteration import evaluate, iterate
-from hetal.kernels.optimizer import State, momentum
-from hetal.kernels.plan import _Graph, _trace, plan
+from hetal.kernels.evaluator import Ciphertext, level_model
+from hetal.kernels.hetal_circuit import HetalCircuit
+from hetal.kernels.optimizer import hetal_momentum, momentum, total, weight
+from hetal.kernels.placement import _Graph, _trace
+from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
-from hetal.protocol.job import JobSpec, SoftmaxSpec
+from hetal.protocol.job import METHODS, JobSpec, SoftmaxSpec
 
 
 def job(preset_name: str = "insecure-test", **changes: object) -> JobSpec:
@@ -30,6 +31,7 @@ def job(preset_name: str = "insecure-test", **changes: object) -> JobSpec:
         classes=3,
         batch_size=50,
         epochs_max=2,
+        method="hetal",
         softmax=SoftmaxSpec(extensions=2),
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
@@ -45,9 +47,10 @@ def blobs(classes: int, rows: int, features: int, seed: int) -> tuple[np.ndarray
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_plan_is_feasible_and_no_single_bootstrap_can_be_left_out(name: str) -> None:
     spec = job(name)
-    chosen = plan(spec)
-    graph = _Graph(_trace(spec, chosen.layout), spec)
-    bootstrapped = frozenset(n for n, step in chosen.schedule.items() if step.bootstrap)
+    circuit = plan(spec).circuit
+    assert isinstance(circuit, HetalCircuit)
+    graph = _Graph(_trace(circuit, spec.parameters.slots, spec.batch_rows(0)), spec.parameters)
+    bootstrapped = frozenset(n for n, step in circuit.schedule.items() if step.bootstrap)
     assert graph.needs(bootstrapped) is not None
     for left_out in bootstrapped:
         assert graph.needs(bootstrapped - {left_out}) is None
@@ -63,10 +66,14 @@ def test_too_few_levels_are_refused() -> None:
         plan(job(parameters=shallow))
 
 
-def test_plan_is_deterministic() -> None:
-    first = plan(job())
+@pytest.mark.parametrize("method", METHODS)
+def test_plan_is_deterministic(method: str) -> None:
+    first = plan(job(method=method))
     plan.cache_clear()
-    assert plan(job()) == first
+    second = plan(job(method=method))
+    assert dataclasses.replace(second, circuit=first.circuit) == first
+    for name in ("layout", "levels", "schedule", "inner"):
+        assert getattr(second.circuit, name, None) == getattr(first.circuit, name, None)
 
 
 @pytest.mark.parametrize(
@@ -75,12 +82,15 @@ def test_plan_is_deterministic() -> None:
     ids=["one feature", "three classes", "several column blocks", "last batch of one"],
 )
 @pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("method", METHODS)
 def test_simulation_follows_the_clear_training_within_the_levels(
-    classes: int, features: int, batch: int, rows: int, nesterov: bool
+    method: str, classes: int, features: int, batch: int, rows: int, nesterov: bool
 ) -> None:
     x, y = blobs(classes, rows, features, seed=1)
     x_val, y_val = blobs(classes, 33, features, seed=2)
     spec = job(
+        method=method,
+        logits_max=32.0,
         train_samples=rows,
         validation_samples=33,
         features=features,
@@ -100,22 +110,27 @@ def test_simulation_follows_the_clear_training_within_the_levels(
 def test_an_unscheduled_run_would_exhaust_the_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = blobs(2, 40, 4, seed=1)
     spec = job(train_samples=40, validation_samples=40, features=4, classes=2, batch_size=40)
-    broken = {
-        name: dataclasses.replace(step, bootstrap=False) if isinstance(step, Refresh) else step
-        for name, step in plan(spec).schedule.items()
-    }
-    monkeypatch.setattr("hetal.kernels.simulate.plan", lambda _: dataclasses.replace(plan(spec), schedule=broken))
+    circuit = plan(spec).circuit
+    assert isinstance(circuit, HetalCircuit)
+    circuit.schedule = {name: dataclasses.replace(step, bootstrap=False) for name, step in circuit.schedule.items()}
+    monkeypatch.setattr("hetal.kernels.simulate.plan", lambda _: dataclasses.replace(plan(spec), circuit=circuit))
     with pytest.raises(LevelError):
         simulate(spec, x, y, x, y)
 
 
-def test_momentum_schedule() -> None:
-    assert momentum(0, nesterov=True) == 0.0
-    values = [momentum(t, nesterov=True) for t in range(50)]
-    assert values == sorted(values)
-    assert values[1] == pytest.approx(0.2817, abs=1e-3)
-    assert 0.9 < values[-1] < 1.0
-    assert momentum(7, nesterov=False) == 0.0
+def test_momentum_schedules() -> None:
+    for beta in (momentum, hetal_momentum):
+        assert beta(0) == 0.0
+        values = [beta(t) for t in range(50)]
+        assert values == sorted(values)
+        assert 0.9 < values[-1] < 1.0
+    assert hetal_momentum(1) == pytest.approx(0.2817, abs=1e-3)
+
+
+def test_sums_of_integers_are_the_momentum() -> None:
+    for t in range(20):
+        assert total(t + 1) == total(t) + weight(t)
+        assert momentum(t) == pytest.approx(weight(t + 1) * total(t) / (weight(t) * total(t + 2)))
 
 
 class HighestRotations(CountingEvaluator):
@@ -141,11 +156,13 @@ class HighestRotations(CountingEvaluator):
     ids=["one block", "one feature", "several blocks", "last batch of one"],
 )
 @pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("method", METHODS)
 def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
-    name: str, classes: int, features: int, batch: int, rows: int, validation: int, nesterov: bool
+    name: str, method: str, classes: int, features: int, batch: int, rows: int, validation: int, nesterov: bool
 ) -> None:
     spec = job(
         name,
+        method=method,
         classes=classes,
         features=features,
         batch_size=batch,
@@ -154,24 +171,23 @@ def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
         nesterov=nesterov,
     )
     chosen = plan(spec)
+    circuit, levels = chosen.circuit, chosen.circuit.levels
     ev = HighestRotations(spec)
-    ev.schedule = chosen.schedule
-    columns = chosen.layout.column_blocks(spec.columns)
 
-    def fresh(blocks: int, level: int) -> list[list[Ciphertext]]:
-        return [[ev.encrypt(level=level) for _ in range(columns)] for _ in range(blocks)]
+    def fresh(count: int, level: int) -> list[Ciphertext]:
+        return [ev.encrypt(level=level) for _ in range(count)]
 
-    (weights,) = fresh(1, chosen.weights_level)
-    state = State(weights, weights)
+    def validate(classifier: Sequence[Ciphertext]) -> None:
+        circuit.evaluate(ev, classifier, fresh(circuit.validation_count(validation), levels.validation), validation)
+
+    state = circuit.begin(ev, fresh(circuit.weights_count, levels.weights))
     for step in range(2 * spec.batches + 1):
         samples = spec.batch_rows(step % spec.batches)
-        blocks = chosen.layout.row_blocks(samples)
-        y = [ev.encrypt(level=chosen.y_level) for _ in range(blocks)]
-        state = iterate(ev, spec, chosen.layout, state, fresh(blocks, chosen.x_level), y, step=step, rows=samples)
-        x = fresh(chosen.layout.row_blocks(validation), chosen.validation_level)
-        evaluate(ev, spec, chosen.layout, x, state.weights)
-    (model,) = fresh(1, chosen.validation_level)
-    evaluate(ev, spec, chosen.layout, fresh(1, chosen.validation_level), model)
+        x = fresh(circuit.features_count(samples), levels.features)
+        y = fresh(circuit.labels_count(samples), levels.labels)
+        state = circuit.iterate(ev, state, x, y, step=step, rows=samples)
+        validate(circuit.classifier(ev, state, step + 1))
+    validate(fresh(circuit.classifier_count, levels.validation))
 
     assert tuple(sorted(ev.highest)) == chosen.rotations
     assert ev.highest == chosen.rotation_levels

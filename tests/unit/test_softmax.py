@@ -18,7 +18,7 @@ from hetal.kernels.backends.plain import Noise, PlainEvaluator
 from hetal.kernels.clear import exact_softmax
 from hetal.kernels.evaluator import Ciphertext, LevelModel
 from hetal.kernels.layout import BlockLayout
-from hetal.kernels.plan import Tracer
+from hetal.kernels.placement import Tracer
 from hetal.kernels.softmax import fitted, numerator_bound, padded_classes, softmax, sum_bound
 from hetal.kernels.softmax_rivals import (
     gumbel_softmax,
