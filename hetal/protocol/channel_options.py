@@ -39,4 +39,8 @@ def server_options() -> Options:
         ("grpc.http2.max_ping_strikes", 5),
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),
+        # The probe lets every stream's window grow with the speed of the connection: 32 uploads on a fast one then hold
+        # twice the memory (benchmarks/uploads.py). Without it a message of 1 MiB still comes in one round trip.
+        ("grpc.http2.bdp_probe", 0),
+        ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
     ]

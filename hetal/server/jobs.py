@@ -66,7 +66,7 @@ from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
 from hetal.server.store.store import Store
 from hetal.server.telemetry import Telemetry
-from hetal.server.threads import in_thread
+from hetal.server.threads import in_thread, read_in_thread
 from hetal.server.training import Training
 
 EVENTS_WAITING_MAX = 1_000
@@ -259,7 +259,7 @@ class Jobs:
     async def to_proto(self, job: Job, *, brief: bool = False) -> pb.Job:
         """The job as the wire shows it; ``brief`` leaves the blob lists out, which may be long."""
         snap = job.machine.snapshot
-        stored = await in_thread(self._bytes_stored, job.id)
+        stored = await read_in_thread(self._bytes_stored, job.id)
         message = pb.Job(
             id=job.id,
             state=f"JOB_STATE_{snap.state.value}",
@@ -465,8 +465,7 @@ class Jobs:
             job.timer = None
 
     def _bytes_stored(self, job_id: str) -> int:
-        blobs = sum(row.size_bytes for row in self._store.metadata.blobs(job_id).values())
-        return blobs + tree_bytes(self._store.files.job(job_id))
+        return self._store.metadata.blob_bytes(job_id) + tree_bytes(self._store.files.job(job_id))
 
     def _remove_models(self, job_id: str, keep: tuple[int, ...]) -> None:
         wanted = {f"model-{epoch:05d}" for epoch in keep}

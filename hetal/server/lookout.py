@@ -15,7 +15,7 @@ from hetal.server.devices import Devices
 from hetal.server.health import Check, Health
 from hetal.server.jobs import Job, Jobs
 from hetal.server.overview import JobView, Overview, WorkerUse, phase_of
-from hetal.server.threads import in_thread
+from hetal.server.threads import read_in_thread
 
 
 class Lookout:
@@ -38,7 +38,7 @@ class Lookout:
                 # The jobs belong to the loop; what is read of the system belongs into a thread.
                 queue = {job_id: place for place, job_id in enumerate(self._jobs.queue(), start=1)}
                 views = tuple(view(job, queue.get(job.id, 0)) for job in self._jobs.all())
-                self._last = await in_thread(self._look, views, checks)
+                self._last = await read_in_thread(self._look, views, checks)
                 self._taken_s = time.monotonic()
             return self._last
 

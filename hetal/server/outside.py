@@ -8,7 +8,7 @@ from hetal.server.http import Handler, Response
 from hetal.server.lookout import Lookout
 from hetal.server.metrics import CONTENT_TYPE, Metrics
 from hetal.server.status_page import HTML_TYPE, JSON_TYPE, as_json, assets, page
-from hetal.server.threads import in_thread
+from hetal.server.threads import read_in_thread
 
 
 def routes(lookout: Lookout, metrics: Metrics) -> dict[str, Handler]:
@@ -24,13 +24,13 @@ def routes(lookout: Lookout, metrics: Metrics) -> dict[str, Handler]:
         return Response(("\n".join(lines) + "\n").encode(), status=status)
 
     async def scraped() -> Response:
-        return Response(await in_thread(metrics.text, await lookout.overview()), CONTENT_TYPE)
+        return Response(await read_in_thread(metrics.text, await lookout.overview()), CONTENT_TYPE)
 
     async def status() -> Response:
-        return Response(await in_thread(page, await lookout.overview()), HTML_TYPE)
+        return Response(await read_in_thread(page, await lookout.overview()), HTML_TYPE)
 
     async def status_json() -> Response:
-        return Response(await in_thread(as_json, await lookout.overview()), JSON_TYPE)
+        return Response(await read_in_thread(as_json, await lookout.overview()), JSON_TYPE)
 
     def file(body: bytes, kind: str) -> Handler:
         async def handler() -> Response:

@@ -206,7 +206,11 @@ class Uploads:
             while (message := await _next(stream)) is not None:
                 if message.WhichOneof("part") != "chunk":
                     raise InputError("an upload has one header")
-                await in_thread(receiver.append, message.chunk.offset, message.chunk.data)
+                offset, data = message.chunk.offset, message.chunk.data
+                # With many streams every copy of a chunk counts: none waits for the next one.
+                del message
+                await in_thread(receiver.append, offset, data)
+                del data
         finally:
             # Also of a broken stream: StatBlobs tells the client that these bytes need not come again.
             await in_thread(receiver.keep)

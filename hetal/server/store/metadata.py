@@ -91,7 +91,7 @@ class BlobRow:
 
 
 class Metadata:
-    """One connection behind a lock; call it from any thread."""
+    """Call it from any thread. One connection behind a lock, and one to read what waits for no write."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -100,9 +100,13 @@ class Metadata:
         self._db.execute("PRAGMA synchronous = FULL")
         self._migrate(path)
         self._db.execute("PRAGMA foreign_keys = ON")
+        self._reading = threading.Lock()
+        self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._reader.execute("PRAGMA query_only = ON")
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
     def _migrate(self, path: Path) -> None:
@@ -194,6 +198,14 @@ class Metadata:
         with self._lock:
             rows = self._db.execute("SELECT name, sha256, bytes FROM blobs WHERE job_id = ?", (job_id,))
             return {name: BlobRow(sha256, size) for name, sha256, size in rows}
+
+    def blob_bytes(self, job_id: str) -> int:
+        """Size of a job's blobs. Not behind a transaction, which may wait for the disk: status calls ask for it."""
+        with self._reading:
+            (size,) = self._reader.execute(
+                "SELECT coalesce(sum(bytes), 0) FROM blobs WHERE job_id = ?", (job_id,)
+            ).fetchone()
+            return int(size)
 
     def blob(self, job_id: str, name: str) -> BlobRow | None:
         with self._lock:
