@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hetal import native
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
+from hetal.cli import bench_device
 from hetal.cli.bench_engine_process import HOISTED, INPUTS, KEYS, RESULTS, precision
 from hetal.cli.machine import machine_facts
 from hetal.client.keys import KeySet
@@ -43,6 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "its own, and check what they computed.",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
+    bench_device.add_arguments(parser)
     parser.add_argument("--backends", choices=(*BACKENDS, "both"), default="both")
     parser.add_argument("--threads", type=int, action="append", metavar="N", help="default: 1 and all cores")
     parser.add_argument("--repeats", type=int, default=7, metavar="N", help="of each operation; medians are reported")
@@ -53,9 +55,12 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the report."""
-    report = run(args)
+    device = bench_device.on_device(args)
+    report = bench_device.engine_report(args, preset(args.preset)) if device else run(args)
     if args.json:
         print(json.dumps(report, indent=2))
+    elif device:
+        bench_device.print_engine(report)
     else:
         _print_tables(report)
     return 0

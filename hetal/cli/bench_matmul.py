@@ -14,6 +14,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
+from hetal.cli import bench_device
+from hetal.cli.device_work import RandomEvaluator, Work
 from hetal.cli.machine import machine_facts
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.plain import PlainEvaluator
@@ -43,7 +46,7 @@ TOP_LEVEL: Final = 6
 PRIVGD_CHECK_SLOTS: Final = 256
 SEED: Final = 0
 
-Bench = PlainEvaluator | CountingEvaluator
+Bench = PlainEvaluator | CountingEvaluator | RandomEvaluator
 Row = list[Ciphertext]
 Counts = tuple[int, int, int]
 
@@ -102,6 +105,21 @@ _PAPER_ROWS: Final[dict[tuple[int, int, int], tuple[Counts, ...]]] = {
 PAPER: Final = {Shape(*sizes): dict(zip(LABELS, rows, strict=True)) for sizes, rows in _PAPER_ROWS.items()}
 
 
+# Seconds of the same table (Lee et al. 2023, table 1): one A40, at level 12. PrivGD's are products of its counts and
+# single operations' times.
+_TIMED: Final = ("privgd_abt", "column_major_abt", "diag_abt", "privgd_atb", "row_major_atb", "diag_atb")
+_PAPER_SECONDS: Final[dict[tuple[int, int, int], tuple[float, ...]]] = {
+    (128, 128, 4): (0.8192, 0.1104, 0.0601, 10.0352, 0.1171, 0.0415),
+    (256, 256, 8): (3.2768, 0.3203, 0.1211, 40.1408, 0.3167, 0.1239),
+    (512, 769, 4): (4.9216, 0.7609, 0.1223, 60.2896, 0.7176, 0.3343),
+    (1024, 769, 8): (9.8432, 3.0428, 0.3710, 120.5792, 2.8546, 1.2558),
+    (2048, 769, 16): (19.6864, 12.6251, 1.2376, 241.1584, 11.8220, 4.9970),
+}
+PAPER_SECONDS: Final = {
+    Shape(*sizes): dict(zip(_TIMED, seconds, strict=True)) for sizes, seconds in _PAPER_SECONDS.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """Result of one kernel: its ciphertexts, and how to read the matrix from their slots."""
@@ -122,12 +140,22 @@ def add_parser(subparsers: Subparsers) -> None:
         default="plain",
         help="plain: on NumPy slots, with the error of every product; counting: without data",
     )
+    parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET, help="on a device")
+    bench_device.add_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each product, on a device")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.set_defaults(run=command)
 
 
 def command(args: argparse.Namespace) -> int:
     """Print the report. Exit status 1 when a count differs from the paper's."""
+    if bench_device.on_device(args):
+        report = run_on_device(args)
+        if args.json:
+            print(json.dumps(report, indent=2))
+        else:
+            _print_times(report)
+        return 0
     report = run(args)
     if args.json:
         print(json.dumps(report, indent=2))
@@ -186,6 +214,42 @@ def measure(shape: Shape, backend: str) -> dict[str, dict[str, Any]]:
     return report
 
 
+def run_on_device(args: argparse.Namespace) -> dict[str, Any]:
+    """Per shape and product the seconds at the paper's level, measured or predicted, beside the paper's on an A40.
+
+    PrivGD's are its counts times the seconds of single operations, as the paper's are. Shapes that do not fit into the
+    preset's slots are left out.
+    """
+    params = preset(args.preset)
+    bench = bench_device.Bench(args, params)
+    level = min(bench_device.PAPER_LEVEL, params.top_level)
+    engine = bench.open()
+    ev = RandomEvaluator(params, engine, level)
+    x, vector = ev.encrypt(), np.ones(ev.slots)
+    works: dict[str, Work] = {
+        "mul_plain": lambda: ev.mul_plain(x, vector),
+        "mul": lambda: ev.mul(x, x),
+        "rotate": lambda: ev.rotate(x, 1),
+    }
+    units = {name: bench.time(ev, work)["seconds"] for name, work in works.items()}
+    shapes = []
+    for shape, paper in PAPER.items():
+        if shape.a * shape.c > ev.slots:
+            continue
+        columns: dict[str, Any] = {}
+        for name, counts in paper.items():
+            seconds: dict[str, Any]
+            if name.startswith("privgd"):
+                total = sum(count * unit for count, unit in zip(counts, units.values(), strict=True))
+                seconds = {"seconds": total, "by_counts": True}
+            else:
+                seconds = bench.time(ev, prepared(ev, name, operands(shape)))
+            columns[name] = {**seconds, "paper_s": PAPER_SECONDS[shape].get(name)}
+        shapes.append({"a": shape.a, "b": shape.b, "c": shape.c, "columns": columns})
+    ev.close()
+    return {**bench.head, "level": level, "units_s": units, "shapes": shapes}
+
+
 def operands(shape: Shape) -> Operands:
     """Uniform in [-1, 1), the same in every run."""
     rng = np.random.default_rng(SEED)
@@ -195,7 +259,12 @@ def operands(shape: Shape) -> Operands:
 
 
 def multiply(ev: Bench, name: str, data: Operands) -> Product:
-    """Pack the operands as the product ``name`` wants them, encrypt them and execute it.
+    """Pack the operands as the product ``name`` wants them, encrypt them and execute it."""
+    return prepared(ev, name, data)()
+
+
+def prepared(ev: Bench, name: str, data: Operands) -> Callable[[], Product]:
+    """The product ``name`` of operands packed and encrypted.
 
     The blocks of all but PrivGD have as many rows as there are samples, a power of two.
     """
@@ -209,27 +278,32 @@ def multiply(ev: Bench, name: str, data: Operands) -> Product:
         x = [enter([column[part] for part in samples]) for column in data.x.T]
         if name == "privgd_abt":
             w = [enter([np.broadcast_to(entry, ev.slots) for entry in row]) for row in data.w]
-            outputs = privgd_abt(ev, x, w)
-            return Product(_flat(outputs), lambda v: np.reshape(np.stack(v), (c, -1)).T[:a])
-        outputs = privgd_atb(ev, [enter([column[part] for part in samples]) for column in data.p.T], x)
-        return Product(_flat(outputs), lambda v: np.reshape([slots[0] for slots in v], (c, b)))
+            return lambda: Product(_flat(privgd_abt(ev, x, w)), lambda v: np.reshape(np.stack(v), (c, -1)).T[:a])
+        p = [enter([column[part] for part in samples]) for column in data.p.T]
+        return lambda: Product(_flat(privgd_atb(ev, p, x)), lambda v: np.reshape([slots[0] for slots in v], (c, b)))
 
     layout = BlockLayout(rows=a, cols=ev.slots // a)
     blocks = [enter(row) for row in layout.pack(data.x)]
     if name == "diag_abt":
         weights = enter(layout.pack_tiled_rows(data.w))
-        return Product(diag_abt(ev, blocks, weights, layout, c), lambda v: layout.unpack_tiled_columns(v, (a, c)))
+        return lambda: Product(
+            diag_abt(ev, blocks, weights, layout, c), lambda v: layout.unpack_tiled_columns(v, (a, c))
+        )
     if name == "column_major_abt":
         weights = enter(layout.pack(data.w)[0])
-        return Product(
+        return lambda: Product(
             column_major_abt(ev, blocks, weights, layout, c), lambda v: layout.unpack_tiled_columns(v, (a, c))
         )
     if name == "row_major_atb":
         residuals = enter([row[0] for row in layout.pack(data.p)])
-        return Product(row_major_atb(ev, residuals, blocks, layout, c), lambda v: layout.unpack_tiled_rows(v, (c, b)))
+        return lambda: Product(
+            row_major_atb(ev, residuals, blocks, layout, c), lambda v: layout.unpack_tiled_rows(v, (c, b))
+        )
     residuals = enter(layout.pack_tiled_columns(data.p))
-    outputs_tiled = diag_atb(ev, residuals, blocks, layout, c, partial=name == "diag_atb_protup")
-    return Product(outputs_tiled, lambda v: layout.unpack_tiled_rows(v, (c, b)))
+    partial = name == "diag_atb_protup"
+    return lambda: Product(
+        diag_atb(ev, residuals, blocks, layout, c, partial=partial), lambda v: layout.unpack_tiled_rows(v, (c, b))
+    )
 
 
 def _flat(rows: Sequence[Row]) -> Row:
@@ -267,3 +341,20 @@ def _print_tables(report: dict[str, Any]) -> None:
         console.print(table)
     machine = report["machine"]
     console.print(f"{machine['processor']}, {machine['cores']} cores, NumPy {machine['numpy']}", highlight=False)
+
+
+def _print_times(report: dict[str, Any]) -> None:
+    console = Console()
+    table = Table(title=bench_device.title(report), title_justify="left", box=box.SIMPLE, padding=0)
+    table.add_column("product", no_wrap=True)
+    for shape in report["shapes"]:
+        table.add_column(f"({shape['a']}, {shape['b']}, {shape['c']})", justify="right")
+    for name in LABELS:
+        cells = []
+        for shape in report["shapes"]:
+            column = shape["columns"][name]
+            paper = "" if column["paper_s"] is None else f" ({column['paper_s']:.2f})"
+            cells.append(f"{column['seconds']:.4f} s{paper}")
+        table.add_row(LABELS[name], *cells)
+    console.print(table)
+    console.print("In parentheses: the paper's, on one A40.", highlight=False)

@@ -201,7 +201,7 @@ def test_bench_prints_json_that_matches_the_paper(capsys: pytest.CaptureFixture[
 def test_bench_fails_when_a_count_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {Shape(16, 16, 4): dict.fromkeys(COLUMNS, (1, 1, 1))}
     monkeypatch.setattr(bench_matmul, "PAPER", wrong)
-    assert bench_matmul.command(argparse.Namespace(backend="counting", json=True)) == 1
+    assert bench_matmul.command(argparse.Namespace(backend="counting", device="cpu", predict=None, json=True)) == 1
 
 
 # -- Crockett and PrivGD ----------------------------------------------------------------------------------------------
