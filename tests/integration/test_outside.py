@@ -180,7 +180,7 @@ async def test_a_training_is_seen_in_its_phases(server: Server) -> None:
     assert {"uploading", "loading keys", "training"} <= phases
     assert "other" not in phases
     working = [found for found in seen if value(found, "hetal_workers_running")]
-    assert max(value(found, "hetal_worker_resident_bytes", job=job.id) for found in working) > 5e7
+    assert max(value(found, "hetal_worker_resident_bytes", job_id=job.id) for found in working) > 5e7
     last = await samples(server)
     iterations = job.spec.batches * job.history.epochs
     assert value(last, "hetal_iteration_seconds_count") == iterations
