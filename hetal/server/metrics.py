@@ -24,7 +24,7 @@ from hetal.server.overview import PHASES, Overview
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER_CODE: Final = "OTHER"
 # A second series for each counter, with the time of its making, which no board shows.
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 RPC_BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60, 600, 3600)
 ITERATION_BUCKETS_S: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 
