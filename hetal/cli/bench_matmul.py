@@ -1,9 +1,10 @@
-"""``hetal bench matmul``: the operations that each encrypted matrix product executes, beside the paper's table."""
+"""``hetal bench matmul``: what each encrypted matrix product executes, beside the paper's table and our design's."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -14,14 +15,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hetal import native
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
-from hetal.cli import bench_device
+from hetal.cli import bench_device, bench_products
+from hetal.cli.bench_products import EncryptingEvaluator, timed
 from hetal.cli.device_work import RandomEvaluator, Work
 from hetal.cli.machine import machine_facts
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.plain import PlainEvaluator
 from hetal.kernels.baselines import column_major_abt, privgd_abt, privgd_atb, row_major_atb
-from hetal.kernels.evaluator import Ciphertext, LevelModel
+from hetal.kernels.evaluator import Ciphertext, LevelModel, level_model
 from hetal.kernels.layout import Array, BlockLayout
 from hetal.kernels.matmul import diag_abt, diag_atb
 
@@ -45,9 +48,12 @@ TOP_LEVEL: Final = 6
 # its result is checked with more ciphertexts of fewer slots.
 PRIVGD_CHECK_SLOTS: Final = 256
 SEED: Final = 0
+# The paper's own products, in the variant that saves a level.
+OWN: Final = ("diag_abt", "diag_atb_protup")
 
-Bench = PlainEvaluator | CountingEvaluator | RandomEvaluator
+Bench = PlainEvaluator | CountingEvaluator | EncryptingEvaluator | RandomEvaluator
 Row = list[Ciphertext]
+Report = dict[str, Any]
 Counts = tuple[int, int, int]
 
 
@@ -132,7 +138,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "matmul",
         help="operation counts of the encrypted matrix products",
-        description="Execute HETAL's matrix products and their rivals at the paper's five shapes, and count.",
+        description="Execute HETAL's matrix products, their rivals and ours at the paper's five shapes, and count.",
     )
     parser.add_argument(
         "--backend",
@@ -143,12 +149,27 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET, help="on a device")
     bench_device.add_arguments(parser)
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="of each product, on a device")
+    parser.add_argument(
+        "--seconds",
+        choices=sorted(PRESETS),
+        metavar="PRESET",
+        help=f"also time the products, on the native engine under keys of {', '.join(sorted(PRESETS))}",
+    )
+    parser.add_argument(
+        "--shapes",
+        type=int,
+        choices=range(1, len(PAPER) + 1),
+        default=len(PAPER),
+        metavar="N",
+        help="with --seconds: the N smallest shapes only",
+    )
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), metavar="N", help="with --seconds")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.set_defaults(run=command)
 
 
 def command(args: argparse.Namespace) -> int:
-    """Print the report. Exit status 1 when a count differs from the paper's."""
+    """Print the report. Exit status 1 when a count differs from the paper's or is beyond our design's."""
     if bench_device.on_device(args):
         report = run_on_device(args)
         if args.json:
@@ -161,21 +182,71 @@ def command(args: argparse.Namespace) -> int:
         print(json.dumps(report, indent=2))
     else:
         _print_tables(report)
-    return 0 if report["matches_paper"] else 1
+    return 0 if report["matches_paper"] and report["within_design"] else 1
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
-    """The report: machine facts, and per shape and product the counts, levels, error and the paper's counts."""
-    shapes: list[dict[str, Any]] = [
-        {"a": shape.a, "b": shape.b, "c": shape.c, "slots": 1 << LOG2_SLOTS, "columns": measure(shape, args.backend)}
+def run(args: argparse.Namespace) -> Report:
+    """The report: machine facts, and per shape and product the counts, levels, error and what they should be."""
+    shapes: list[Report] = [
+        {
+            "a": shape.a,
+            "b": shape.b,
+            "c": shape.c,
+            "slots": 1 << LOG2_SLOTS,
+            "columns": measure(shape, args.backend),
+            "replica": _measure_replica(shape, args.backend),
+        }
         for shape in PAPER
     ]
-    return {
+    report = {
         "machine": machine_facts(),
         "backend": args.backend,
         "matches_paper": all(column["matches_paper"] for shape in shapes for column in shape["columns"].values()),
+        "within_design": all(row["within_design"] for shape in shapes for row in shape["replica"]),
         "shapes": shapes,
     }
+    if args.seconds:
+        report["seconds"] = seconds(args.seconds, args.threads, list(PAPER)[: args.shapes])
+    return report
+
+
+def _measure_replica(shape: Shape, backend: str) -> list[Report]:
+    data = operands(shape)
+    return bench_products.measure(data.x, data.w, data.p, _model(1 << LOG2_SLOTS), backend)
+
+
+def seconds(name: str, threads: int, shapes: Sequence[Shape]) -> Report:
+    """Seconds of both products of each shape: the paper's, and ours in the design's layouts."""
+    native.load_engine()
+    params = preset(name)
+    model = level_model(params)
+    chosen = {
+        shape: [bench_products.chosen(params.slots, (shape.a, shape.b, shape.c), split) for split in splits]
+        for shape, splits in ((shape, bench_products.DESIGN[shape.a, shape.b, shape.c]) for shape in shapes)
+    }
+    counting = CountingEvaluator(model)
+    steps: set[int] = set()
+    for shape, offered in chosen.items():
+        for product in OWN:
+            multiply(counting, product, operands(shape))
+        for layout in offered:
+            steps |= bench_products.rotation_steps(layout, (shape.a, shape.b, shape.c), model)
+    ev = EncryptingEvaluator(params, sorted(steps | set(counting.steps)), threads)
+    rows = []
+    for shape, offered in chosen.items():
+        data = operands(shape)
+        paper = {product: round(timed(prepared(ev, product, data))[1], 4) for product in OWN}
+        rows.append(
+            {
+                "a": shape.a,
+                "b": shape.b,
+                "c": shape.c,
+                "paper": {**paper, "total": round(sum(paper.values()), 4)},
+                "replica": [bench_products.seconds(ev, layout, data.x, data.w, data.p) for layout in offered],
+            }
+        )
+    ev.close()
+    return {"preset": params.name, "slots": params.slots, "threads": threads, "shapes": rows}
 
 
 def measure(shape: Shape, backend: str) -> dict[str, dict[str, Any]]:
@@ -266,7 +337,8 @@ def multiply(ev: Bench, name: str, data: Operands) -> Product:
 def prepared(ev: Bench, name: str, data: Operands) -> Callable[[], Product]:
     """The product ``name`` of operands packed and encrypted.
 
-    The blocks of all but PrivGD have as many rows as there are samples, a power of two.
+    The blocks of all but PrivGD have as many rows as there are samples, a power of two, or as many as leave room for
+    the classes.
     """
     (a, b), c = data.x.shape, len(data.w)
 
@@ -282,7 +354,8 @@ def prepared(ev: Bench, name: str, data: Operands) -> Callable[[], Product]:
         p = [enter([column[part] for part in samples]) for column in data.p.T]
         return lambda: Product(_flat(privgd_atb(ev, p, x)), lambda v: np.reshape([slots[0] for slots in v], (c, b)))
 
-    layout = BlockLayout(rows=a, cols=ev.slots // a)
+    rows = min(a, ev.slots // c)
+    layout = BlockLayout(rows=rows, cols=ev.slots // rows)
     blocks = [enter(row) for row in layout.pack(data.x)]
     if name == "diag_abt":
         weights = enter(layout.pack_tiled_rows(data.w))
@@ -339,6 +412,9 @@ def _print_tables(report: dict[str, Any]) -> None:
             rest = [str(column[key]) for key in ("conj", "relin", "levels")]
             table.add_row(LABELS[name], *numbers, paper, *rest, error)
         console.print(table)
+        _print_replica(console, shape)
+    if "seconds" in report:
+        _print_seconds(console, report["seconds"])
     machine = report["machine"]
     console.print(f"{machine['processor']}, {machine['cores']} cores, NumPy {machine['numpy']}", highlight=False)
 
@@ -358,3 +434,49 @@ def _print_times(report: dict[str, Any]) -> None:
         table.add_row(LABELS[name], *cells)
     console.print(table)
     console.print("In parentheses: the paper's, on one A40.", highlight=False)
+
+
+def _print_replica(console: Console, shape: Report) -> None:
+    columns = shape["columns"]
+    switches = sum(columns[name][key] for name in OWN for key in ("rot", "conj", "relin"))
+    table = Table(
+        title=f"replica-packed, both products, expansion and packing (the paper's: {switches} key switches)",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=0,
+    )
+    for heading in ("copies", "X", "key switches", "design", "hoisted", "CMult", "Mult", "levels", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in shape["replica"]:
+        table.add_row(
+            f"{row['split']} x {row['diagonals']}",
+            str(row["feature_ciphertexts"]),
+            str(row["key_switches"]),
+            str(row["design"]["key_switches"]),
+            *(str(row[key]) for key in ("rot_hoisted", "cmult", "mult")),
+            "+".join(str(levels) for levels in row["levels"].values()),
+            "" if row["max_error"] is None else f"{row['max_error']:.1e}",
+        )
+    console.print(table)
+
+
+def _print_seconds(console: Console, report: Report) -> None:
+    table = Table(
+        title=f"seconds of both products, preset {report['preset']}, {report['slots']} slots, "
+        f"{report['threads']} threads",
+        title_justify="left",
+        box=box.SIMPLE,
+        padding=0,
+    )
+    for heading in ("shape", "paper", "copies", "expand", "forward", "spread", "backward", "ours", "error"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for shape in report["shapes"]:
+        for row in shape["replica"]:
+            table.add_row(
+                f"{shape['a']}, {shape['b']}, {shape['c']}",
+                f"{shape['paper']['total']:.2f}",
+                f"{row['split']} x {row['diagonals']}",
+                *(f"{row[key]:.3f}" for key in ("expand", "forward", "spread", "backward", "total")),
+                f"{row['max_error']:.1e}",
+            )
+    console.print(table)

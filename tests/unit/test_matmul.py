@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from hetal.cli import bench_matmul
+from hetal.cli import bench_matmul, bench_products
 from hetal.cli.bench_matmul import Shape
 from hetal.errors import LayoutError, LevelError, ShapeError
 from hetal.kernels.backends.counting import CountingEvaluator
@@ -41,6 +41,7 @@ T7 = {
     Shape(2048, 769, 16): "0/12304/0 800/784/8703 16/392/456 0/12304/184560 800/784/8703 400/392/4328 736/392/4664",
 }
 COLUMNS = ["privgd_abt", "column_major_abt", "diag_abt", "privgd_atb", "row_major_atb", "diag_atb", "diag_atb_protup"]
+COUNTING = argparse.Namespace(backend="counting", device="cpu", predict=None, seconds=None, json=True)
 LEVELS = dict(zip(COLUMNS, (1, 3, 3, 1, 3, 4, 3), strict=True))
 
 
@@ -197,11 +198,51 @@ def test_bench_prints_json_that_matches_the_paper(capsys: pytest.CaptureFixture[
         "matches_paper": True,
     }
 
+    best = {row["split"]: row for row in report["shapes"][4]["replica"]}
+    assert {split: (row["key_switches"], row["feature_ciphertexts"]) for split, row in best.items()} == {
+        1: (588, 32),
+        2: (375, 56),
+        4: (279, 112),
+        8: (206, 208),
+        16: (156, 400),
+    }
+    assert report["within_design"] is True
+    assert all(sum(row["levels"].values()) <= 4 for shape in report["shapes"] for row in shape["replica"])
+
+
+@pytest.mark.parametrize("split", [1, 4])
+def test_bench_reports_the_error_of_our_products(split: int) -> None:
+    rows = bench_products.measure(*operands_of(128, 128, 4), model(1 << 15), "plain")
+    row = next(row for row in rows if row["split"] == split)
+    assert row["max_error"] < TOLERANCE
+
+
+def operands_of(a: int, b: int, c: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    data = bench_matmul.operands(Shape(a, b, c))
+    return data.x, data.w, data.p
+
+
+def test_bench_times_products_under_encryption() -> None:
+    report = bench_matmul.seconds("insecure-test", 1, [Shape(128, 128, 4)])
+    shape = report["shapes"][0]
+    assert (report["preset"], report["slots"]) == ("insecure-test", 1024)
+    assert [row["split"] for row in shape["replica"]] == [1, 4]
+    for row in shape["replica"]:
+        assert row["max_error"] < 1e-6
+        assert row["total"] > 0.0
+    assert shape["paper"]["total"] > 0.0
+
+
+def test_bench_fails_when_our_products_cost_more_than_designed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bench_matmul.command(COUNTING) == 0
+    monkeypatch.setitem(bench_products.DESIGN, (128, 128, 4), {4: (22, 1)})
+    assert bench_matmul.command(COUNTING) == 1
+
 
 def test_bench_fails_when_a_count_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong = {Shape(16, 16, 4): dict.fromkeys(COLUMNS, (1, 1, 1))}
     monkeypatch.setattr(bench_matmul, "PAPER", wrong)
-    assert bench_matmul.command(argparse.Namespace(backend="counting", device="cpu", predict=None, json=True)) == 1
+    assert bench_matmul.command(COUNTING) == 1
 
 
 # -- Crockett and PrivGD ----------------------------------------------------------------------------------------------
