@@ -50,6 +50,34 @@ class ServerInfo(_message.Message):
     job_bytes_max: int
     def __init__(self, version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., backend: _Optional[str] = ..., presets: _Optional[_Iterable[str]] = ..., insecure_allowed: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., blob_bytes_max: _Optional[int] = ..., job_bytes_max: _Optional[int] = ...) -> None: ...
 
+class GetSharesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Shares(_message.Message):
+    __slots__ = ("owner", "unfinished_jobs", "unfinished_jobs_max", "jobs", "jobs_max", "bytes", "bytes_max", "compute_minutes", "compute_minutes_max", "compute_days")
+    OWNER_FIELD_NUMBER: _ClassVar[int]
+    UNFINISHED_JOBS_FIELD_NUMBER: _ClassVar[int]
+    UNFINISHED_JOBS_MAX_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
+    JOBS_MAX_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MINUTES_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_MINUTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_DAYS_FIELD_NUMBER: _ClassVar[int]
+    owner: str
+    unfinished_jobs: int
+    unfinished_jobs_max: int
+    jobs: int
+    jobs_max: int
+    bytes: int
+    bytes_max: int
+    compute_minutes: float
+    compute_minutes_max: float
+    compute_days: int
+    def __init__(self, owner: _Optional[str] = ..., unfinished_jobs: _Optional[int] = ..., unfinished_jobs_max: _Optional[int] = ..., jobs: _Optional[int] = ..., jobs_max: _Optional[int] = ..., bytes: _Optional[int] = ..., bytes_max: _Optional[int] = ..., compute_minutes: _Optional[float] = ..., compute_minutes_max: _Optional[float] = ..., compute_days: _Optional[int] = ...) -> None: ...
+
 class CkksParameters(_message.Message):
     __slots__ = ("name", "log2_ring_dimension", "scale_bits", "first_modulus_bits", "levels", "digits", "level_budget", "giant_steps", "correction_factor", "secret")
     NAME_FIELD_NUMBER: _ClassVar[int]

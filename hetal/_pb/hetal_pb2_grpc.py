@@ -39,6 +39,11 @@ class HetalStub:
                 request_serializer=hetal_dot___pb_dot_hetal__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=hetal_dot___pb_dot_hetal__pb2.ServerInfo.FromString,
                 _registered_method=True)
+        self.GetShares = channel.unary_unary(
+                '/hetal.v1.Hetal/GetShares',
+                request_serializer=hetal_dot___pb_dot_hetal__pb2.GetSharesRequest.SerializeToString,
+                response_deserializer=hetal_dot___pb_dot_hetal__pb2.Shares.FromString,
+                _registered_method=True)
         self.CreateJob = channel.unary_unary(
                 '/hetal.v1.Hetal/CreateJob',
                 request_serializer=hetal_dot___pb_dot_hetal__pb2.CreateJobRequest.SerializeToString,
@@ -96,6 +101,13 @@ class HetalServicer:
 
     def GetServerInfo(self, request, context):
         """Versions, presets and limits. Needs no job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetShares(self, request, context):
+        """Who the caller is, what it has of the server, and what it may have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,6 +189,11 @@ def add_HetalServicer_to_server(servicer, server):
                     request_deserializer=hetal_dot___pb_dot_hetal__pb2.GetServerInfoRequest.FromString,
                     response_serializer=hetal_dot___pb_dot_hetal__pb2.ServerInfo.SerializeToString,
             ),
+            'GetShares': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetShares,
+                    request_deserializer=hetal_dot___pb_dot_hetal__pb2.GetSharesRequest.FromString,
+                    response_serializer=hetal_dot___pb_dot_hetal__pb2.Shares.SerializeToString,
+            ),
             'CreateJob': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJob,
                     request_deserializer=hetal_dot___pb_dot_hetal__pb2.CreateJobRequest.FromString,
@@ -255,6 +272,33 @@ class Hetal:
             '/hetal.v1.Hetal/GetServerInfo',
             hetal_dot___pb_dot_hetal__pb2.GetServerInfoRequest.SerializeToString,
             hetal_dot___pb_dot_hetal__pb2.ServerInfo.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetShares(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/hetal.v1.Hetal/GetShares',
+            hetal_dot___pb_dot_hetal__pb2.GetSharesRequest.SerializeToString,
+            hetal_dot___pb_dot_hetal__pb2.Shares.FromString,
             options,
             channel_credentials,
             insecure,

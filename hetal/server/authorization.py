@@ -23,6 +23,7 @@ class Reach(Enum):
 
 RULES: Final = {
     "/hetal.v1.Hetal/GetServerInfo": Reach.NO_JOB,
+    "/hetal.v1.Hetal/GetShares": Reach.OWN,
     "/hetal.v1.Hetal/CreateJob": Reach.OWN,
     "/hetal.v1.Hetal/UploadBlob": Reach.OWN,
     "/hetal.v1.Hetal/StatBlobs": Reach.OWN,

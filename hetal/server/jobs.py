@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Coroutine
 from contextvars import Context
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
@@ -45,6 +45,7 @@ from hetal.protocol.messages import (
     SlotGranted,
     StartClientTimer,
     StartWorker,
+    State,
     Stop,
     StopClientTimer,
     StopWorker,
@@ -73,6 +74,7 @@ EVENTS_WAITING_MAX = 1_000
 # Whoever sent one of these hears that it did not happen, and may send it again.
 ANSWERABLE = (Attach, BlobCommitted, Cancel, Continue, Stop)
 
+T = TypeVar("T")
 Events = asyncio.Queue[Event | HetalError | None]
 
 
@@ -115,7 +117,8 @@ class Jobs:
         self._memory = Memory(None if config.memory_gib is None else int(config.memory_gib * limits.GIB))
         self._slots_free = config.jobs_running
         self._tasks: set[asyncio.Task[None]] = set()
-        self._dispatching: set[asyncio.Future[None]] = set()
+        self._dispatching: set[asyncio.Future[Any]] = set()
+        self._creating = asyncio.Lock()
         self._closing = False
 
     # -- life of the server -------------------------------------------------------------------------------------------
@@ -167,6 +170,10 @@ class Jobs:
     def seen_by(self, caller: Caller) -> list[Job]:
         return [job for job in self.all() if caller.sees(job.owner)]
 
+    def states(self, owner: str) -> list[State]:
+        """States of an owner's jobs."""
+        return [job.machine.state for job in self._jobs.values() if job.owner == owner]
+
     async def create(self, request: pb.CreateJobRequest, caller: Caller) -> Job:
         """Register a job of the caller's, or find the one that the same key and manifest made."""
         if request.protocol_version != PROTOCOL_VERSION:
@@ -175,31 +182,35 @@ class Jobs:
         if not 1 <= len(key) <= limits.IDEMPOTENCY_KEY_CHARS_MAX or not key.isprintable():
             raise InputError(f"an idempotency key has 1 to {limits.IDEMPOTENCY_KEY_CHARS_MAX} printable characters")
         checked = manifest_from_proto(request.manifest, allow_insecure=self._config.allow_insecure)
-        if await in_thread(self._store.metadata.job_of_key, caller.owner, key) is None:
+        return await self._whole(self._create(request, checked, caller))
+
+    async def _create(self, request: pb.CreateJobRequest, checked: CheckedManifest, caller: Caller) -> Job:
+        manifest = request.manifest.SerializeToString(deterministic=True)
+        # One after the other: calls that see the same room left must not all take it.
+        async with self._creating:
+            known = await in_thread(self._store.metadata.job_of_key, caller.owner, request.idempotency_key)
+            if known is not None:
+                if known.manifest != manifest:
+                    raise InputError("the idempotency key was used with another manifest")
+                return self.get(known.id, caller)
             self._memory.check(memory_bytes(checked))
             if len(self._jobs) >= limits.JOBS_MAX:
                 raise QuotaError(f"the server holds {limits.JOBS_MAX} jobs")
-            states = [job.machine.state for job in self._jobs.values() if job.owner == caller.owner]
-            await self._quotas.check_new_job(caller.owner, states)
-        row = JobRow(
-            id=uuid.uuid4().hex,
-            owner=caller.owner,
-            idempotency_key=key,
-            manifest=request.manifest.SerializeToString(deterministic=True),
-            created_unix_s=time.time(),
-            snapshot=Snapshot().to_json(),
-        )
-        await in_thread(self._store.files.make_job, row.id)
-        stored = await in_thread(self._store.metadata.add_job, row)
-        failpoint("job.row")
-        if stored.id != row.id:
-            await in_thread(self._store.files.remove_job, row.id)
-            if stored.manifest != row.manifest:
-                raise InputError("the idempotency key was used with another manifest")
-            return self.get(stored.id, caller)
-        job = self._make(row, frozenset())
-        self._jobs[job.id] = job
-        self._telemetry.job_created(job.id, job.machine)
+            await self._quotas.check_new_job(caller.owner, self.states(caller.owner))
+            row = JobRow(
+                id=uuid.uuid4().hex,
+                owner=caller.owner,
+                idempotency_key=request.idempotency_key,
+                manifest=manifest,
+                created_unix_s=time.time(),
+                snapshot=Snapshot().to_json(),
+            )
+            await in_thread(self._store.files.make_job, row.id)
+            await in_thread(self._store.metadata.add_job, row)
+            failpoint("job.row")
+            job = self._make(row, frozenset())
+            self._jobs[job.id] = job
+            self._telemetry.job_created(job.id, job.machine)
         event("job created", job=job.id, owner=job.owner, blobs=len(job.checked.blobs), classes=job.checked.job.classes)
         return job
 
@@ -285,10 +296,14 @@ class Jobs:
 
         A cancelled caller, such as a stream that broke, leaves nothing half done.
         """
-        work = asyncio.ensure_future(self._dispatch(job, message, source))
-        self._dispatching.add(work)
-        work.add_done_callback(self._dispatching.discard)
-        await asyncio.shield(work)
+        await self._whole(self._dispatch(job, message, source))
+
+    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do all of it, also when the caller is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._dispatching.add(task)
+        task.add_done_callback(self._dispatching.discard)
+        return await asyncio.shield(task)
 
     async def _dispatch(self, job: Job, message: ServerMessage, source: Training | None) -> None:
         async with job.lock:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from hetal import limits
+from hetal._pb import hetal_pb2 as pb
 from hetal.errors import ComputeQuotaError, OwnerQuotaError
 from hetal.protocol.messages import State
 from hetal.protocol.server_machine import TERMINAL
@@ -38,7 +39,7 @@ class Quotas:
             OwnerQuotaError: it has as many as it may, or no room left for data.
             ComputeQuotaError: it has no minutes left to train.
         """
-        unfinished = sum(state not in TERMINAL for state in states)
+        unfinished = _unfinished(states)
         for what, count, most in (
             ("unfinished jobs", unfinished, self._config.owner_jobs_max),
             ("jobs", len(states), self._config.owner_jobs_stored_max),
@@ -64,22 +65,45 @@ class Quotas:
         finally:
             del self._coming[path]
 
-    async def _check_room(self, owner: str, size_bytes: int, path: Path | None = None) -> None:
+    async def shares(self, owner: str, states: Sequence[State]) -> pb.Shares:
+        """What an owner whose jobs are in these states has, and may have."""
+        config = self._config
+        return pb.Shares(
+            owner=owner,
+            unfinished_jobs=_unfinished(states),
+            unfinished_jobs_max=config.owner_jobs_max,
+            jobs=len(states),
+            jobs_max=config.owner_jobs_stored_max,
+            bytes=await self._stored(owner),
+            bytes_max=config.owner_bytes_max,
+            compute_minutes=await self._compute_s(owner) / 60,
+            compute_minutes_max=config.owner_compute_minutes_max,
+            compute_days=limits.COMPUTE_WINDOW_DAYS,
+        )
+
+    async def _stored(self, owner: str, but_for: Path | None = None) -> int:
+        """Bytes of an owner's files, those that come counted in full."""
         coming = sum(size for whose, size in self._coming.values() if whose == owner)
-        elsewhere = frozenset(self._coming) | ({path} if path is not None else set())
-        stored = coming + await in_thread(self._store.owner_bytes, owner, elsewhere)
+        elsewhere = frozenset(self._coming) | ({but_for} if but_for is not None else set())
+        return coming + await in_thread(self._store.owner_bytes, owner, elsewhere)
+
+    async def _check_room(self, owner: str, size_bytes: int, path: Path | None = None) -> None:
+        stored = await self._stored(owner, path)
         most = self._config.owner_bytes_max
         if stored + size_bytes > most:
             raise OwnerQuotaError(f"{owner} stores {stored} bytes; {size_bytes} more would exceed its {most}")
 
     async def check_compute(self, owner: str) -> None:
         """Raises a :class:`ComputeQuotaError` where the owner's workers ran for as long as they may."""
-        used_s = await in_thread(self._store.metadata.compute_seconds, owner, _today() - limits.COMPUTE_WINDOW_DAYS)
+        used_s = await self._compute_s(owner)
         most = self._config.owner_compute_minutes_max
         if used_s >= 60 * most:
             raise ComputeQuotaError(
                 f"{owner} used {used_s / 60:.1f} compute minutes of {most:g} in {limits.COMPUTE_WINDOW_DAYS} days"
             )
+
+    async def _compute_s(self, owner: str) -> float:
+        return await in_thread(self._store.metadata.compute_seconds, owner, _today() - limits.COMPUTE_WINDOW_DAYS)
 
     @asynccontextmanager
     async def working(
@@ -130,6 +154,10 @@ class _Meter:
             # A full disk must not end what is computed; the next save counts this time too.
             self._saved_s -= seconds
             event("compute time not saved", level=logging.WARNING, owner=self.owner, reason=str(error))
+
+
+def _unfinished(states: Sequence[State]) -> int:
+    return sum(state not in TERMINAL for state in states)
 
 
 def _today() -> int:

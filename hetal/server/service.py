@@ -78,6 +78,10 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
             job_bytes_max=limits.JOB_BYTES_MAX,
         )
 
+    async def GetShares(self, request: pb.GetSharesRequest, context: Any) -> pb.Shares:
+        owner = caller().owner
+        return await self._quotas.shares(owner, self._jobs.states(owner))
+
     async def CreateJob(self, request: pb.CreateJobRequest, context: Any) -> pb.Job:
         return await self._jobs.to_proto(await self._jobs.create(request, caller()))
 

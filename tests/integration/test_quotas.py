@@ -114,6 +114,29 @@ async def test_jobs(tmp_path: Path, certs: Path) -> None:
         assert (await create(alice, "4")).id
 
 
+async def test_many_at_once_get_no_more(tmp_path: Path, certs: Path) -> None:
+    async with serving(certs, tmp_path, owner_jobs_max=2) as address, stub(address, certs, "alice") as alice:
+        keys = [str(number % 5) for number in range(20)]
+        outcomes = await asyncio.gather(*(create(alice, key) for key in keys), return_exceptions=True)
+        made = {outcome.id for outcome in outcomes if not isinstance(outcome, BaseException)}
+        assert len(made) == 2
+        codes = {dict(o.trailing_metadata())["hetal-code"] for o in outcomes if isinstance(o, grpc.aio.AioRpcError)}
+        assert codes == {"OWNER_QUOTA_EXCEEDED"}
+        assert {job.id for job in (await alice.ListJobs(pb.ListJobsRequest())).jobs} == made
+
+
+async def test_shares_are_told(tmp_path: Path, certs: Path) -> None:
+    async with serving(certs, tmp_path, owner_jobs_max=9) as address, stub(address, certs, "alice") as alice:
+        first, _ = await create(alice, "1"), await create(alice, "2")
+        await alice.CancelJob(pb.CancelJobRequest(job_id=first.id))
+        found = await alice.GetShares(pb.GetSharesRequest())
+        assert (found.owner, found.jobs, found.unfinished_jobs, found.unfinished_jobs_max) == ("cn:alice", 2, 1, 9)
+        assert (found.bytes, found.bytes_max) == (2 * MANIFEST_BYTES, limits.OWNER_BYTES_MAX)
+        assert (found.compute_minutes, found.compute_days) == (0, limits.COMPUTE_WINDOW_DAYS)
+        async with stub(address, certs, "bob") as bob:
+            assert (await bob.GetShares(pb.GetSharesRequest())).jobs == 0
+
+
 async def test_bytes(tmp_path: Path, certs: Path) -> None:
     most = 2 * len(DATA) - 1
     async with (

@@ -158,7 +158,7 @@ async def test_right_certificates_on_all_addresses(tmp_path: Path, certs: Certs)
 
 
 async def test_wrong_certificates_say_what_is_wrong(tmp_path: Path, certs: Certs) -> None:
-    async with serving(tmp_path / "tls", *certs.serve_options()) as address:
+    async with serving(tmp_path / "tls", *certs.serve_options(), host="0.0.0.0") as address:
         code, message = await code_of(address, certs.files("alice", ca=certs.other / "ca.pem"))
         assert code == "TLS_REFUSED" and "certificate of the server" in message and "issuer" in message
         for name in ("mallory", "server"):
@@ -166,6 +166,9 @@ async def test_wrong_certificates_say_what_is_wrong(tmp_path: Path, certs: Certs
             assert code == "TLS_REFUSED" and "does not accept the client certificate" in message
         code, message = await code_of(address, None)
         assert code == "TLS_REFUSED" and "speaks TLS" in message
+        # A name that the server's certificate does not have.
+        code, message = await code_of(address.replace("127.0.0.1", "127.0.0.2"), certs.files("alice"))
+        assert code == "TLS_REFUSED" and "mismatch" in message
         # The client library always shows a certificate; others need not.
         await nobody(address, grpc.ssl_channel_credentials((certs.known / "ca.pem").read_bytes()))
         async with Client(address, certs.files("alice")) as client:
@@ -277,7 +280,7 @@ ON_A_JOB: dict[str, Call] = {
     "DownloadModel": lambda calls, job: all_of(calls.DownloadModel(pb.DownloadRequest(job_id=job, blob="model"))),
     "Predict": lambda calls, job: all_of(calls.Predict(iter(predict(job)))),
 }
-WITHOUT_A_JOB = {"GetServerInfo", "CreateJob", "ListJobs"}
+WITHOUT_A_JOB = {"GetServerInfo", "GetShares", "CreateJob", "ListJobs"}
 GHOST = "0" * 32
 
 
@@ -342,6 +345,9 @@ async def test_another_owners_job_does_not_exist(tmp_path: Path, certs: Certs) -
         assert (await ops.GetJob(pb.GetJobRequest(job_id=job.id))).owner == "cn:alice"
         assert (await ops.CancelJob(pb.CancelJobRequest(job_id=twin.id))).state == pb.JOB_STATE_CANCELLED
         assert (await alice.DeleteJob(pb.DeleteJobRequest(job_id=job.id))).bytes_freed == len(DATA)
+        # Nor does anybody else learn that there was one.
+        for calls in (bob, ops):
+            assert (await outcome(ON_A_JOB["DeleteJob"](calls, job.id)))[2] == "JOB_NOT_FOUND"
 
 
 async def test_owners_do_not_mix_in_simultaneous_calls(tmp_path: Path, certs: Certs) -> None:
