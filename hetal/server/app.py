@@ -94,7 +94,7 @@ class Server:
         predictor = Predictor(store, config, quotas)
         remover = Remover(jobs, uploads, predictor)
         rpc = grpc.aio.server(
-            interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators)],
+            interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators, config.blocked)],
             options=server_options(),
         )
         hetal_pb2_grpc.add_HetalServicer_to_server(

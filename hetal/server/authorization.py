@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import aclosing
-from contextvars import ContextVar
 from enum import Enum
 from typing import Any, Final
 
-from hetal.errors import PermissionDeniedError, UnauthenticatedError
-from hetal.server.identity import Caller, owner_of
+from hetal.errors import PermissionDeniedError
+from hetal.server.identity import FINGERPRINT, Caller, current, identify
 from hetal.server.interceptors import Interceptor, around
+from hetal.server.log import event
 
 
 class Reach(Enum):
@@ -38,22 +39,18 @@ RULES: Final = {
     "/grpc.health.v1.Health/Watch": Reach.NO_JOB,
 }
 
-_caller: ContextVar[Caller] = ContextVar("caller")
-
-
-def caller() -> Caller:
-    """Who made the present call."""
-    try:
-        return _caller.get()
-    except LookupError:
-        raise UnauthenticatedError("the call was not authorised") from None
-
 
 class AuthorizationInterceptor(Interceptor):
-    """Refuses calls of nobody and calls without a rule; lets :func:`caller` tell the others' owner and reach."""
+    """Refuses calls of nobody, of who is blocked, and calls without a rule; lets ``caller()`` tell the others' owner.
 
-    def __init__(self, operators: Collection[str]) -> None:
+    Args:
+        operators: owners whose calls may reach the jobs of all.
+        blocked: owners, and ``sha256:`` with the fingerprints of certificates, that are let in no more.
+    """
+
+    def __init__(self, operators: Collection[str], blocked: Collection[str] = ()) -> None:
         self._operators = frozenset(operators)
+        self._blocked = frozenset(_plain(name) for name in blocked)
 
     async def intercept_service(self, continuation: Callable[..., Awaitable[Any]], details: Any) -> Any:
         return around(await continuation(details), details.method, self._coroutine, self._generator)
@@ -63,9 +60,12 @@ class AuthorizationInterceptor(Interceptor):
 
         Raises:
             UnauthenticatedError: the connection names no owner.
-            PermissionDeniedError: the method has no rule.
+            PermissionDeniedError: the owner or its certificate is blocked, or the method has no rule.
         """
-        owner = owner_of(context.auth_context())
+        owner, fingerprint = identify(context.auth_context())
+        if self._blocked & {owner, fingerprint}:
+            event("call of a blocked owner", level=logging.WARNING, owner=owner, certificate=fingerprint)
+            raise PermissionDeniedError(f"{owner} is blocked", hint="Ask the server's operator for a new certificate.")
         rule = RULES.get(name)
         if rule is None:
             raise PermissionDeniedError(f"no rule lets anybody call {name[:100]}")
@@ -73,16 +73,21 @@ class AuthorizationInterceptor(Interceptor):
 
     def _coroutine(self, method: Any, name: str) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            _caller.set(self.authorize(name, context))
+            current.set(self.authorize(name, context))
             return await method(request, context)
 
         return call
 
     def _generator(self, method: Any, name: str) -> Any:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            _caller.set(self.authorize(name, context))
+            current.set(self.authorize(name, context))
             async with aclosing(method(request, context)) as responses:
                 async for response in responses:
                     yield response
 
         return call
+
+
+def _plain(name: str) -> str:
+    """A fingerprint as :func:`identify` writes it; OpenSSL's has capitals and colons."""
+    return name.replace(":", "").lower().replace("sha256", FINGERPRINT, 1) if name.startswith(FINGERPRINT) else name

@@ -9,6 +9,7 @@ from typing import Final
 from hetal import limits, native
 from hetal.errors import InputError, PlaintextRefusedError
 from hetal.protocol.transport_security import is_loopback
+from hetal.server.identity import FINGERPRINT, LOCAL
 
 BACKENDS: Final = ("native", "openfhe")
 
@@ -69,6 +70,9 @@ class ServerConfig:
     )
     operators: tuple[str, ...] = field(
         default=(), metadata=meaning("identities that may list and cancel the jobs of all, such as cn:ops")
+    )
+    blocked: tuple[str, ...] = field(
+        default=(), metadata=meaning("identities, or sha256:FINGERPRINT of certificates, that are let in no more")
     )
     owner_jobs_max: int = field(default=limits.OWNER_JOBS_MAX, metadata=meaning("unfinished jobs of one owner"))
     owner_jobs_stored_max: int = field(
@@ -136,6 +140,9 @@ class ServerConfig:
             raise InputError(f"a retention of {self.retention_s} s is negative")
         if self.threads is not None and not 1 <= self.threads <= 1_024:
             raise InputError(f"threads = {self.threads} is outside 1..1024")
+        for name in (*self.operators, *self.blocked):
+            if not name.startswith(("cn:", "uri:", FINGERPRINT)) and name != LOCAL:
+                raise InputError(f"{name!r} is no identity; there are cn:NAME, uri:URI, sha256:FINGERPRINT and {LOCAL}")
         for name in ("owner_jobs_max", "owner_jobs_stored_max", "owner_bytes_max", "owner_compute_minutes_max"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} = {getattr(self, name)} is not positive")

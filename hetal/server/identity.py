@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import NameOID
 
 from hetal import limits
 from hetal.errors import UnauthenticatedError
 
 LOCAL: Final = "local"
+FINGERPRINT: Final = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +36,42 @@ class Caller:
         return self.all_owners or owner == self.owner
 
 
-def owner_of(auth: Mapping[str, Sequence[bytes]]) -> str:
-    """The identity behind gRPC's authentication context.
+# Set in the task that gRPC makes for a call, once the call is authorised.
+current: Final[ContextVar[Caller | None]] = ContextVar("caller", default=None)
+
+
+def caller() -> Caller:
+    """Who made the present call."""
+    found = current.get()
+    if found is None:
+        raise UnauthenticatedError("the call was not authorised")
+    return found
+
+
+def identify(auth: Mapping[str, Sequence[bytes]]) -> tuple[str, str]:
+    """Owner behind gRPC's authentication context, and ``sha256:`` with its certificate's fingerprint, if it has one.
 
     Raises:
         UnauthenticatedError: no certificate, one past its end, or one that does not name exactly one identity.
     """
     if list(auth.get("transport_security_type", ())) == [b"insecure"]:
-        return LOCAL
+        return LOCAL, ""
     certificates = auth.get("x509_pem_cert", ())
     if len(certificates) != 1:
         raise UnauthenticatedError("the call came without a client certificate")
-    owner, end = _named(bytes(certificates[0]))
+    owner, end, fingerprint = _named(bytes(certificates[0]))
     # TLS looked at the date once, when the connection was made; connections live for days.
     if datetime.now(timezone.utc) >= end:
         raise UnauthenticatedError(f"the client certificate of {owner} ended at {end:%Y-%m-%d %H:%M} UTC")
-    return owner
+    return owner, fingerprint
 
 
 @lru_cache(maxsize=1024)
-def _named(pem: bytes) -> tuple[str, datetime]:
-    """Identity and end of a certificate: its one URI among the alternative names, else its one common name."""
+def _named(pem: bytes) -> tuple[str, datetime, str]:
+    """Identity, end and fingerprint of a certificate.
+
+    The identity is its one URI among the alternative names, else its one common name.
+    """
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         end = certificate.not_valid_after_utc
@@ -71,7 +89,7 @@ def _named(pem: bytes) -> tuple[str, datetime]:
         raise UnauthenticatedError(
             f"the name in the client certificate is empty, not printable or over {limits.OWNER_CHARS_MAX} characters"
         )
-    return owner, end
+    return owner, end, FINGERPRINT + certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def _uris(certificate: x509.Certificate) -> list[str]:

@@ -34,9 +34,9 @@ from hetal.protocol.messages import (
     Validation,
     WorkerProgress,
 )
-from hetal.server.authorization import caller
 from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
+from hetal.server.identity import caller
 from hetal.server.jobs import Events, Job, Jobs
 from hetal.server.prediction import Predictor
 from hetal.server.quota import Quotas

@@ -11,6 +11,7 @@ from typing import Any, Final
 from hetal import request_id
 from hetal.protocol.messages import ServerMessage, State, WorkerDied, WorkerEpochDone, WorkerProgress
 from hetal.protocol.server_machine import TERMINAL, ServerJob
+from hetal.server.identity import current
 from hetal.server.log import event
 from hetal.server.metrics import Metrics, known_code
 from hetal.server.overview import phase_of
@@ -63,7 +64,9 @@ class Telemetry:
             if tracing is not None and span is not None:
                 tracing.call_ended(span, code, failed=code not in (OK, CANCELLED))
             if method not in QUIET:
-                event("rpc", rpc=method, code=call.code, seconds=round(seconds, 3))
+                who = current.get()
+                owner = who.owner if who is not None else None
+                event("rpc", rpc=method, owner=owner, code=call.code, seconds=round(seconds, 3))
 
     def counted(self, method: str, handler: Any) -> tuple[Any, Any]:
         """The handler's deserialiser and serialiser, with the bytes that go through them counted."""

@@ -17,6 +17,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
@@ -358,6 +360,37 @@ async def test_owners_do_not_mix_in_simultaneous_calls(tmp_path: Path, certs: Ce
     ):
         made = await asyncio.gather(*(who.CreateJob(create(str(n))) for n in range(10) for who in (alice, bob)))
         assert [job.owner for job in made] == ["cn:alice", "cn:bob"] * 10
+
+
+async def test_blocked_owners_and_certificates(tmp_path: Path, certs: Certs) -> None:
+    mine = Certs(tmp_path / "known", certs.other)
+    shutil.copytree(certs.known, mine.known)
+    stolen = x509.load_pem_x509_certificate((mine.known / "client-bob.pem").read_bytes())
+    blocked = ["cn:alice", "sha256:" + stolen.fingerprint(hashes.SHA256()).hex(":").upper()]
+    async with serving(tmp_path / "data", *mine.serve_options(), "--blocked", *blocked) as address:
+        for name in ("alice", "bob"):
+            async with stub(address, mine.files(name)) as calls:
+                assert (await outcome(calls.ListJobs(pb.ListJobsRequest())))[1:3] == (
+                    f"cn:{name} is blocked",
+                    "PERMISSION_DENIED",
+                )
+        for end in (".pem", "-key.pem"):
+            (mine.known / f"client-bob{end}").unlink()
+        make_certificates(mine.known, [], ["bob"], timedelta(days=1))
+        async with Client(address, mine.files("bob")) as client:
+            assert await client.jobs() == []
+    log = (tmp_path / "data.log").read_text()
+    assert (
+        'event="call of a blocked owner" owner=cn:bob' in log
+        and "rpc=ListJobs code=PERMISSION_DENIED" in log
+        and "rpc=ListJobs owner=cn:bob code=OK" in log
+    )
+
+
+def test_operators_and_blocked_are_identities(tmp_path: Path) -> None:
+    for option in ("operators", "blocked"):
+        with pytest.raises(InputError, match="'ops' is no identity"):
+            ServerConfig(data_dir=tmp_path, **{option: ("cn:a", "ops")}).check()
 
 
 async def test_a_call_without_a_rule_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from hetal import limits
 from hetal._pb import hetal_pb2
 from hetal.errors import UnauthenticatedError
-from hetal.server.authorization import RULES, Reach, caller
-from hetal.server.identity import LOCAL, Caller, owner_of
+from hetal.server.authorization import RULES, Reach
+from hetal.server.identity import LOCAL, Caller, caller, identify
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 
@@ -48,7 +48,7 @@ def auth(
     ],
 )
 def test_one_name_is_the_owner(commons: list[str], uris: list[str], owner: str) -> None:
-    assert owner_of(auth(commons, uris)) == owner
+    assert identify(auth(commons, uris))[0] == owner
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_one_name_is_the_owner(commons: list[str], uris: list[str], owner: str) 
 )
 def test_no_name_or_several_are_nobody(commons: list[str], uris: list[str]) -> None:
     with pytest.raises(UnauthenticatedError):
-        owner_of(auth(commons, uris))
+        identify(auth(commons, uris))
 
 
 def test_a_certificate_past_its_end_is_nobody() -> None:
     with pytest.raises(UnauthenticatedError, match="ended at"):
-        owner_of(auth(["alice"], age=timedelta(hours=2)))
+        identify(auth(["alice"], age=timedelta(hours=2)))
 
 
 def test_only_an_insecure_connection_is_local() -> None:
-    assert owner_of({"transport_security_type": [b"insecure"]}) == LOCAL
+    assert identify({"transport_security_type": [b"insecure"]}) == (LOCAL, "")
     pem = auth(["alice"])["x509_pem_cert"]
     for context in (
         {},
@@ -82,7 +82,7 @@ def test_only_an_insecure_connection_is_local() -> None:
         {"transport_security_type": [b"insecure", b"ssl"]},
     ):
         with pytest.raises(UnauthenticatedError):
-            owner_of(context)
+            identify(context)
 
 
 def test_an_owner_sees_its_own_and_an_operator_all() -> None:
