@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,10 +25,13 @@ import psutil
 
 from hetal import limits, native
 from hetal.cli import gpu_driver
+from hetal.errors import CertificateError
+from hetal.protocol.transport_security import TEST_ORGANIZATION, is_loopback, read_certificates
 from hetal.server.config import ServerConfig
 
 GLIBC_NEEDED: Final = {(3, 10): (2, 35), (3, 12): (2, 39)}
 MEMORY_MIN_GIB: Final = 4
+CERTIFICATE_DAYS_MIN: Final = 3
 # Peak of client, front and worker together at the preset `default` (README, "Measured"), and of the worker alone.
 MEMORY_DEFAULT_PRESET_GIB: Final = 12
 DISK_DEFAULT_PRESET_GIB: Final = 10
@@ -84,6 +88,7 @@ def of_machine() -> Iterator[Finding]:
 
 def of_server(config: ServerConfig) -> Iterator[Finding]:
     """What a server of this configuration needs."""
+    yield certificates(config)
     yield disk(config.data_dir)
     yield port(config.host, config.port)
 
@@ -212,6 +217,28 @@ def memory(total_gib: float | None = None, available_gib: float | None = None) -
         remedy = f"The preset `default` takes up to {MEMORY_DEFAULT_PRESET_GIB} GiB: close programs, or add memory."
         return Finding.warn("memory", text, remedy)
     return Finding.ok("memory", text)
+
+
+def certificates(config: ServerConfig) -> Finding:
+    """Whether the server's certificate and key can be used, and for how long."""
+    files = config.tls()
+    if files is None:
+        where = "on this machine alone" if is_loopback(config.host) else "with --allow-plaintext"
+        return Finding.ok("certificates", f"none: plaintext {where}")
+    try:
+        found = read_certificates(files.client_ca, files.cert, files.key)
+    except CertificateError as error:
+        return Finding.fail("certificates", error.message, error.hint)
+    text = f"{files.cert} is valid until {found.end:%Y-%m-%d %H:%M} UTC"
+    if TEST_ORGANIZATION in found.issuer:
+        return Finding.warn(
+            "certificates", f"{text}, for tests", "Use certificates of your own authority in production."
+        )
+    if found.end - datetime.now(timezone.utc) < timedelta(days=CERTIFICATE_DAYS_MIN):
+        return Finding.warn(
+            "certificates", text, "Renew it in place; a running server takes the new files up by itself."
+        )
+    return Finding.ok("certificates", text)
 
 
 def disk(data_dir: Path) -> Finding:

@@ -78,7 +78,8 @@ class Server:
             BackendError: another server uses the data directory.
         """
         config.check()
-        credentials = server_credentials(config)
+        metrics = Metrics()
+        credentials = server_credentials(config, lambda found: metrics.certificate_end.set(found.end.timestamp()))
         if credentials is None and not is_loopback(config.host):
             event("plaintext: everybody on the network is the one owner", level=logging.WARNING, host=config.host)
         backend = config.chosen_backend()
@@ -87,7 +88,7 @@ class Server:
         config = replace(config, backend=backend)
         tracing = Tracing.start() if config.traces else None
         store = await in_thread(Store, config.data_dir)
-        telemetry = Telemetry(Metrics(), tracing)
+        telemetry = Telemetry(metrics, tracing)
         quotas = Quotas(store, config)
         jobs = Jobs(store, config, telemetry, quotas)
         uploads = Uploads(store, jobs, quotas)

@@ -48,6 +48,9 @@ class Metrics:
         )
         self.epochs = Counter("hetal_epochs", "Epochs trained", registry=own)
         self.jobs_ended = Counter("hetal_jobs_ended", "Jobs that ended", ("state", "code"), registry=own)
+        self.certificate_end = Gauge(
+            "hetal_certificate_end_timestamp_seconds", "When the server's certificate ends; 0 without TLS", registry=own
+        )
         self.worker_deaths = Counter("hetal_worker_deaths", "Workers that ended without a word", registry=own)
 
     def job_ended(self, state: State, code: str) -> None:

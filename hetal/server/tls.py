@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -16,8 +17,8 @@ from hetal.server.log import event
 Stamp = tuple[tuple[int, int, int], ...]
 
 
-def server_credentials(config: ServerConfig) -> Any:
-    """gRPC's credentials, or None for a server without TLS.
+def server_credentials(config: ServerConfig, on_read: Callable[[Certificates], None]) -> Any:
+    """gRPC's credentials, or None for a server without TLS. ``on_read`` hears of every set of files taken into use.
 
     Raises:
         CertificateError: a file is unusable.
@@ -25,15 +26,16 @@ def server_credentials(config: ServerConfig) -> Any:
     files = config.tls()
     if files is None:
         return None
-    renewal = _Renewal(files)
+    renewal = _Renewal(files, on_read)
     return grpc.dynamic_ssl_server_credentials(renewal.first(), renewal.fetch, require_client_authentication=True)
 
 
 class _Renewal:
     """Looks at the files at every handshake, which asks from a thread of gRPC's own. Unusable ones change nothing."""
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsFiles, on_read: Callable[[Certificates], None]) -> None:
         self._files = files
+        self._on_read = on_read
         self._stamp: Stamp = ()
 
     def first(self) -> Any:
@@ -57,6 +59,7 @@ class _Renewal:
         event(what, issuer=found.issuer, end=f"{found.end:%Y-%m-%dT%H:%M:%SZ}")
         if TEST_ORGANIZATION in found.issuer:
             event("these certificates are for tests", level=logging.WARNING)
+        self._on_read(found)
         return _configuration(found)
 
     def _stamped(self) -> Stamp:

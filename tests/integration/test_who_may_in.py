@@ -6,8 +6,10 @@ import asyncio
 import hashlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -69,7 +71,7 @@ class Certs:
 def certs(tmp_path_factory: pytest.TempPathFactory) -> Certs:
     found = Certs(tmp_path_factory.mktemp("known"), tmp_path_factory.mktemp("other"))
     make_certificates(found.known, [], ["alice", "bob", "ops"], timedelta(days=1))
-    make_certificates(found.other, [], ["mallory"], timedelta(days=1))
+    make_certificates(found.other, [], ["mallory"], timedelta(days=2))
     return found
 
 
@@ -226,10 +228,30 @@ async def test_files_that_do_not_fit_are_named(tmp_path: Path, certs: Certs) -> 
         assert not (tmp_path / "data").exists()
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_of(path: Path) -> float:
+    return x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc.timestamp()
+
+
+async def certificate_end(http: str) -> float:
+    """What Prometheus would read."""
+    with await asyncio.to_thread(urllib.request.urlopen, f"http://{http}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    (value,) = [line.split()[1] for line in lines if line.startswith("hetal_certificate_end_timestamp_seconds ")]
+    return float(value)
+
+
 async def test_renewed_files_are_taken_up_and_broken_ones_are_not(tmp_path: Path, certs: Certs) -> None:
     mine = Certs(tmp_path / "known", certs.other)
     shutil.copytree(certs.known, mine.known)
-    async with serving(tmp_path / "data", *mine.serve_options()) as address:
+    http = f"127.0.0.1:{free_port()}"
+    async with serving(tmp_path / "data", *mine.serve_options(), "--http-address", http) as address:
+        assert await certificate_end(http) == end_of(certs.known / "server.pem")
         (mine.known / "server-key.pem").write_text("broken")
         async with Client(address, certs.files("alice")) as client:
             assert (await client.info()).version
@@ -240,6 +262,7 @@ async def test_renewed_files_are_taken_up_and_broken_ones_are_not(tmp_path: Path
             assert (await client.info()).version
         code, _ = await code_of(address, certs.files("alice"))
         assert code == "TLS_REFUSED"
+        assert await certificate_end(http) == end_of(certs.other / "server.pem")
     log = (tmp_path / "data.log").read_text()
     assert log.count('"certificates not renewed"') == 1 and '"certificates renewed"' in log
 

@@ -6,11 +6,13 @@ import argparse
 import json
 import socket
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from hetal.cli import checks, gpu_driver
+from hetal.cli.certs import make_certificates
 from hetal.cli.checks import Finding, Verdict
 from hetal.cli.doctor import server
 from hetal.cli.main import build_parser, main
@@ -49,7 +51,7 @@ def test_this_machine_passes(capsys: pytest.CaptureFixture[str], tmp_path: Path)
     assert told["ok"]
     subjects = [finding["subject"] for finding in told["checks"]]
     machine = ["hetal", "python", "glibc", "openfhe", "cpu", "compiler", "native engine", "gpu", "memory"]
-    assert subjects == [*machine, "configuration", "disk", "port"]
+    assert subjects == [*machine, "configuration", "certificates", "disk", "port"]
     assert all(bool(f["remedy"]) == (f["verdict"] != "ok") for f in told["checks"])
 
 
@@ -138,3 +140,19 @@ def test_the_self_test_covers_every_instruction_set_and_notices_a_wrong_result(m
     monkeypatch.setattr(reference.Ring, "multiply", reference.Ring.add)
     with pytest.raises(BackendError, match="multiplication is wrong"):
         selftest.self_test()
+
+
+def test_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificates(tmp_path, [], [], timedelta(days=2))
+    files = {"tls_cert": tmp_path / "server.pem", "tls_client_ca": tmp_path / "ca.pem"}
+    config = ServerConfig(data_dir=tmp_path, tls_key=tmp_path / "server-key.pem", **files)
+    found = checks.certificates(config)
+    assert found.verdict is Verdict.WARN and "own authority" in found.remedy
+    monkeypatch.setattr(checks, "TEST_ORGANIZATION", "another")
+    found = checks.certificates(config)
+    assert found.verdict is Verdict.WARN and "Renew" in found.remedy
+    monkeypatch.setattr(checks, "CERTIFICATE_DAYS_MIN", 1)
+    assert checks.certificates(config).verdict is Verdict.OK
+    found = checks.certificates(ServerConfig(data_dir=tmp_path, tls_key=tmp_path / "ca-key.pem", **files))
+    assert found.verdict is Verdict.FAIL and "does not belong" in found.text and found.remedy
+    assert "on this machine alone" in checks.certificates(ServerConfig(data_dir=tmp_path)).text
