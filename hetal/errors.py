@@ -216,6 +216,15 @@ class DiskFullError(HetalError):
     retryable = True
 
 
+class StoreCorruptError(HetalError):
+    """The database of a data directory is damaged; the server does not start on it, and changes nothing."""
+
+    code, status = "STORE_CORRUPT", "DATA_LOSS"
+    default_hint = (
+        "Check the disk, restore the data directory from a backup, or start with another one; clients then train anew."
+    )
+
+
 class OutOfMemoryError(HetalError):
     code, status = "OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"
     default_hint = "Raise --worker-memory-gib, use a machine with more memory, or choose a smaller preset or batch."

@@ -11,12 +11,15 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from google.protobuf.message import DecodeError
+
 from hetal import limits
 from hetal._pb import hetal_pb2 as pb
 from hetal.errors import (
     ComputeQuotaError,
     HetalError,
     InputError,
+    IntegrityError,
     JobNotFoundError,
     QuotaError,
     ShuttingDownError,
@@ -450,7 +453,10 @@ class Jobs:
     # -- parts --------------------------------------------------------------------------------------------------------
 
     def _make(self, row: JobRow, committed: frozenset[str]) -> Job:
-        manifest = pb.Manifest.FromString(row.manifest)
+        try:
+            manifest = pb.Manifest.FromString(row.manifest)
+        except DecodeError as error:
+            raise IntegrityError(f"a job's manifest is unreadable: {error}") from error
         # A job that was admitted stays, even when the server is started without --allow-insecure later.
         checked = manifest_from_proto(manifest, allow_insecure=True)
         machine = ServerJob(

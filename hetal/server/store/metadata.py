@@ -96,13 +96,20 @@ class Metadata:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")
-        self._migrate(path)
-        self._db.execute("PRAGMA foreign_keys = ON")
         self._reading = threading.Lock()
         self._reader = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._reader.execute("PRAGMA query_only = ON")
+        try:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            (state,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+            if state != "ok":
+                raise sqlite3.DatabaseError(state)
+            self._migrate(path)
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._reader.execute("PRAGMA query_only = ON")
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         with self._lock, self._reading:
@@ -113,7 +120,6 @@ class Metadata:
         # Foreign keys are off meanwhile: dropping a table would delete what refers to it.
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
-            self._db.close()
             raise BackendError(
                 f"{path} was written by a newer release", hint="Install that release, or choose another --data-dir."
             )

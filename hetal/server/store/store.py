@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
-from hetal.errors import BackendError, BlobConflictError
+from hetal.errors import BackendError, BlobConflictError, StoreCorruptError
 from hetal.server.failpoints import failpoint
+from hetal.server.resources import shortage
 from hetal.server.store.files import Files, file_bytes, tree_bytes
 from hetal.server.store.metadata import BlobRow, Metadata
 
@@ -27,12 +29,20 @@ class Store:
         self._lock_file = _own(root)
         self._lock = threading.RLock()
         self.files = Files(root)
+        path = root / "hetal.sqlite3"
         try:
-            self.metadata = Metadata(root / "hetal.sqlite3")
-        except BackendError:
+            self.metadata = Metadata(path)
+            try:
+                self._sweep()
+            except BaseException:
+                self.metadata.close()
+                raise
+        except sqlite3.DatabaseError as error:
+            self._lock_file.close()
+            raise shortage(error) or StoreCorruptError(f"{path} is damaged: {error}") from error
+        except BaseException:
             self._lock_file.close()
             raise
-        self._sweep()
 
     def close(self) -> None:
         self.metadata.close()
