@@ -47,41 +47,57 @@ class InputError(HetalError):
 
 
 class NotFiniteError(InputError):
+    """Features, weights or a vector to encrypt hold NaN or infinite values."""
+
     code = "FEATURES_NOT_FINITE"
     default_hint = "Remove or impute NaN and infinite values before training."
 
 
 class LabelRangeError(InputError):
+    """A label occurs in the validation or test rows and not in the training rows."""
+
     code = "LABEL_OUT_OF_RANGE"
     default_hint = "Labels of the validation set must all occur in the training set."
 
 
 class SingleClassError(InputError):
+    """There is nothing to tell apart: fewer than two classes."""
+
     code = "SINGLE_CLASS"
     default_hint = "A classifier needs at least two different labels in the training set."
 
 
 class EmptyValidationError(InputError):
+    """There are no validation rows."""
+
     code = "EMPTY_VALIDATION"
     default_hint = "Early stopping needs validation rows; pass X_val and y_val, or a validation fraction."
 
 
 class LayoutError(InputError):
+    """The data do not fit the slots of the preset's ciphertexts."""
+
     code = "LAYOUT_TOO_SMALL"
     default_hint = "Use a preset with a larger ring, fewer classes or fewer features."
 
 
 class ShapeError(InputError):
+    """An array has another shape than is asked for, or than the job was made with."""
+
     code = "SHAPE_MISMATCH"
     default_hint = "Features are a 2-d array (samples, features); labels a 1-d array of the same length."
 
 
 class ParameterError(InputError):
+    """A set of CKKS parameters has a field out of its range, or fields that do not fit together."""
+
     code = "PARAMETERS_INVALID"
     default_hint = "Choose one of the presets, or correct the named field of the parameter spec."
 
 
 class InsecureParametersError(ParameterError):
+    """The CKKS parameters give less than 128 bits of security."""
+
     code, status = "PARAMETERS_INSECURE", "FAILED_PRECONDITION"
     default_hint = "Use a 128-bit preset; a server runs insecure test sets only when started with --allow-insecure."
 
@@ -114,48 +130,68 @@ class IntegrityError(HetalError):
 
 
 class FrameError(IntegrityError):
+    """A blob does not begin with the head of a frame, or is of another kind or version than is due."""
+
     code = "FRAME_INVALID"
 
 
 class TruncatedError(IntegrityError):
+    """A blob or an object in it ends before the length that it announces."""
+
     code = "FRAME_TRUNCATED"
 
 
 class OversizedError(IntegrityError):
+    """An object is longer than a limit allows, or than it was announced."""
+
     code, status = "OBJECT_TOO_LARGE", "RESOURCE_EXHAUSTED"
     default_hint = "The object exceeds the limit named in the message; check that both sides use the same preset."
 
 
 class HashMismatchError(IntegrityError):
+    """Bytes do not have the SHA-256 that was announced for them."""
+
     code = "HASH_MISMATCH"
 
 
 class ChunkOrderError(IntegrityError):
+    """A chunk begins at another offset than where the bytes before it end."""
+
     code, status = "CHUNK_OUT_OF_ORDER", "INVALID_ARGUMENT"
     default_hint = "Ask StatBlobs for the committed offset and go on from there."
 
 
 class ParameterHashError(IntegrityError):
+    """An object carries the digest of other CKKS parameters."""
+
     code, status = "PARAMETER_HASH_MISMATCH", "FAILED_PRECONDITION"
     default_hint = "The object was made under other CKKS parameters than the job's."
 
 
 class KeyTagError(IntegrityError):
+    """An object carries the tag of another key pair."""
+
     code, status = "KEY_TAG_MISMATCH", "FAILED_PRECONDITION"
     default_hint = "The object was made under another key than the job's; use one key set per job."
 
 
 class ResidueError(IntegrityError):
+    """A coefficient is not below its modulus."""
+
     code = "RESIDUE_OUT_OF_RANGE"
     default_hint = "A polynomial holds a residue that is not below its modulus; the object is damaged or forged."
 
 
 class CiphertextFormatError(IntegrityError):
+    """A ciphertext or key does not have the bytes that its parameters prescribe."""
+
     code = "OBJECT_MALFORMED"
     default_hint = "The object does not have the form that the job's parameters prescribe."
 
 
 class MissingKeyError(HetalError):
+    """The computation needs an evaluation key that was not uploaded."""
+
     code, status = "EVALUATION_KEY_MISSING", "FAILED_PRECONDITION"
     default_hint = "Upload the named rotation key; the job's plan lists all that are needed."
 
@@ -168,42 +204,58 @@ class StateError(HetalError):
 
 
 class JobNotFoundError(HetalError):
+    """There is no job of that id, or it belongs to another owner."""
+
     code, status = "JOB_NOT_FOUND", "NOT_FOUND"
     default_hint = "List the jobs with ListJobs; a deleted job cannot come back."
 
 
 class UnauthenticatedError(HetalError):
+    """The call comes without a certificate that names exactly one owner and is valid now."""
+
     code, status = "UNAUTHENTICATED", "UNAUTHENTICATED"
     default_hint = "Use a valid client certificate with one URI among its alternative names, or one common name."
 
 
 class PermissionDeniedError(HetalError):
+    """No rule lets this caller make this call."""
+
     code, status = "PERMISSION_DENIED", "PERMISSION_DENIED"
     default_hint = "Ask the server's operator; SECURITY.md lists which calls are open to whom."
 
 
 class AlreadyAttachedError(HetalError):
+    """Another training stream is attached to the job."""
+
     code, status = "JOB_ALREADY_ATTACHED", "ABORTED"
     default_hint = "Another client drives this job; wait for it to disconnect."
     retryable = True
 
 
 class BlobConflictError(HetalError):
+    """A blob of that name is committed with other content."""
+
     code, status = "BLOB_CONFLICT", "ALREADY_EXISTS"
     default_hint = "A blob of this name with other content is committed already; make a new job for new content."
 
 
 class UnknownBlobError(HetalError):
+    """The job's manifest, or its results, have no blob of that name."""
+
     code, status = "BLOB_UNKNOWN", "INVALID_ARGUMENT"
     default_hint = "Upload only the blobs that the job's manifest lists."
 
 
 class MissingBlobError(HetalError):
+    """The training cannot start before all blobs of the manifest are uploaded."""
+
     code, status = "BLOB_MISSING", "FAILED_PRECONDITION"
     default_hint = "Ask StatBlobs which blobs are incomplete and upload them."
 
 
 class QuotaError(HetalError):
+    """A limit of the server on counts or sizes is reached."""
+
     code, status = "LIMIT_EXCEEDED", "RESOURCE_EXHAUSTED"
     default_hint = "Delete finished jobs, or ask the operator to raise the named limit."
 
@@ -226,6 +278,8 @@ class StoreCorruptError(HetalError):
 
 
 class OutOfMemoryError(HetalError):
+    """The server or a worker ran out of memory; that job ends and others go on."""
+
     code, status = "OUT_OF_MEMORY", "RESOURCE_EXHAUSTED"
     default_hint = "Raise --worker-memory-gib, use a machine with more memory, or choose a smaller preset or batch."
     retryable = True
@@ -239,16 +293,22 @@ class JobTooLargeError(HetalError):
 
 
 class DamagedCheckpointError(IntegrityError):
+    """The checkpoint of a job, and the one before it, do not have the hash that was noted for them."""
+
     code = "CHECKPOINT_DAMAGED"
     default_hint = "The server's disk lost the job's state; check the disk, and train again with a new job."
 
 
 class OwnerQuotaError(QuotaError):
+    """The owner's share of the server's jobs or bytes is used up."""
+
     code = "OWNER_QUOTA_EXCEEDED"
     default_hint = "Delete jobs of yours, or ask the operator to raise the named share."
 
 
 class ComputeQuotaError(OwnerQuotaError):
+    """The owner's share of the server's worker minutes is used up."""
+
     code = "COMPUTE_QUOTA_EXCEEDED"
     default_hint = (
         "Attach again when older minutes count no more, or ask the operator to raise the share; nothing is lost."
@@ -257,6 +317,8 @@ class ComputeQuotaError(OwnerQuotaError):
 
 
 class WorkerDiedError(HetalError):
+    """The process that computed a job ended more often than it is restarted."""
+
     code, status = "WORKER_DIED", "INTERNAL"
     default_hint = (
         "The compute process ended unexpectedly (out of memory?); the job can be resumed from its last epoch."
@@ -265,23 +327,31 @@ class WorkerDiedError(HetalError):
 
 
 class ClientGoneError(HetalError):
+    """Nobody answered an epoch's validation logits for as long as the server waits."""
+
     code, status = "CLIENT_GONE", "DEADLINE_EXCEEDED"
     default_hint = "The job waited for its client longer than the configured time; attach again to resume it."
     retryable = True
 
 
 class CancelledError(HetalError):
+    """The job was cancelled, by its owner or by an operator."""
+
     code, status = "JOB_CANCELLED", "CANCELLED"
     default_hint = "The job was cancelled on request."
 
 
 class ConnectionFailedError(HetalError):
+    """The server cannot be reached, or does not answer."""
+
     code, status = "SERVER_UNREACHABLE", "UNAVAILABLE"
     default_hint = "Check the address and that the server runs; `hetal serve` prints the address it listens on."
     retryable = True
 
 
 class ShuttingDownError(ConnectionFailedError):
+    """The server is about to end and takes no more work."""
+
     code = "SERVER_SHUTTING_DOWN"
     default_hint = "The server is being stopped or restarted; the client goes on by itself when it is back."
 
@@ -296,11 +366,15 @@ class TlsError(HetalError):
 
 
 class CertificateError(HetalError):
+    """A file of certificates or keys is missing, unreadable or out of date, or does not fit the others."""
+
     code, status = "CERTIFICATE_INVALID", "FAILED_PRECONDITION"
     default_hint = "Name PEM files that belong together and are valid today; `hetal certs DIR` makes some for tests."
 
 
 class PlaintextRefusedError(HetalError):
+    """The connection would leave this machine without encryption."""
+
     code, status = "PLAINTEXT_REFUSED", "FAILED_PRECONDITION"
     default_hint = (
         "Give --tls-cert, --tls-key and --tls-client-ca (`hetal certs DIR` makes some for tests), stay on 127.0.0.1, "
@@ -309,16 +383,22 @@ class PlaintextRefusedError(HetalError):
 
 
 class VersionError(HetalError):
+    """Client and server speak different versions of the protocol."""
+
     code, status = "VERSION_MISMATCH", "FAILED_PRECONDITION"
     default_hint = "Install the same release of hetal on both sides."
 
 
 class KeyFileError(HetalError):
+    """A file of saved keys cannot be read, opened or written."""
+
     code, status = "KEY_FILE_INVALID", "INVALID_ARGUMENT"
     default_hint = "Check the path and the passphrase; the file is never written unless you ask for it."
 
 
 class BackendError(HetalError):
+    """What is to compute or to store is not usable on this machine."""
+
     code, status = "BACKEND_UNAVAILABLE", "FAILED_PRECONDITION"
     default_hint = "Install a Python for which the OpenFHE wheel imports (see `make test`'s message)."
 

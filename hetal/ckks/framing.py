@@ -86,6 +86,21 @@ def unframe(data: bytes | memoryview, kind: Kind, digest: bytes) -> memoryview:
     return payload
 
 
+def kind_of(data: bytes | memoryview) -> Kind:
+    """The kind that a frame's head announces; the rest may be missing.
+
+    Raises:
+        TruncatedError, FrameError: the bytes begin with no head of a frame.
+    """
+    view = memoryview(data).cast("B")
+    if len(view) < _HEAD.size:
+        raise TruncatedError(f"{len(view)} bytes are less than a frame's head of {_HEAD.size}")
+    magic, version, kind, *_ = _HEAD.unpack_from(view)
+    if magic != MAGIC or version != VERSION or kind not in set(Kind):
+        raise FrameError("the object does not begin with the head of a frame")
+    return Kind(kind)
+
+
 def join(parts: Sequence[bytes]) -> bytes:
     """Several objects as one payload: count, then length and bytes of each.
 

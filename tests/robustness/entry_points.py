@@ -28,6 +28,8 @@ from google.protobuf.message import DecodeError, Message
 from hetal._pb import hetal_pb2 as pb
 from hetal.ckks.framing import Kind, frame, join, kind_of, split, unframe
 from hetal.ckks.presets import TEST_PRESET, preset
+from hetal.cli.demo import dataset
+from hetal.client import Client, SoftmaxSpec
 from hetal.errors import HetalError, WorkerDiedError
 from hetal.protocol.job import PROTOCOL_VERSION, JobSpec
 from hetal.protocol.server_machine import ServerJob, Snapshot
@@ -579,9 +581,6 @@ def failures(counts: Counter[str]) -> int:
 
 async def train(port: int) -> tuple[str, list[float]]:
     """A real, short training against the server: its job, and the validation losses."""
-    from hetal.cli.demo import dataset
-    from hetal.client import Client, SoftmaxSpec
-
     data = dataset("wine")
     async with Client(f"127.0.0.1:{port}") as client:
         job = await client.train(
