@@ -48,6 +48,8 @@ DIGEST = bytes(range(32))
 CALL_TIMEOUT_S = 20.0
 JOBS_KEPT = 12
 SERVICE = "/hetal.v1.Hetal/"
+METHODS = pb.DESCRIPTOR.services_by_name["Hetal"].methods_by_name
+RPCS = tuple(METHODS)
 INTEGERS = (
     0,
     1,
@@ -442,17 +444,11 @@ class Calls:
         chunks = [pb.UploadChunk(offset=at, data=data[at : at + 256]) for at in range(0, len(data), 256)]
         digest = hashlib.sha256(data).digest()
         match rpc:
-            case "GetServerInfo":
-                return [pb.GetServerInfoRequest()]
-            case "ListJobs":
-                return [pb.ListJobsRequest()]
             case "CreateJob":
                 key = f"fuzz{rng.integers(1 << 60)}"
                 return [pb.CreateJobRequest(idempotency_key=key, manifest=MANIFEST, protocol_version=PROTOCOL_VERSION)]
             case "StatBlobs":
                 return [pb.StatBlobsRequest(job_id=job, names=pick(rng, ([], [name], list(BLOBS))))]
-            case "GetJob" | "CancelJob" | "DeleteJob":
-                return [getattr(pb, f"{rpc}Request")(job_id=job)]
             case "DownloadModel":
                 blob = str(pick(rng, ("model", "logits/00001")))
                 return [
@@ -468,7 +464,8 @@ class Calls:
                 attach = pb.TrainRequest(job_id=job, attach=pb.Attach(session="session"))
                 answers = [pb.TrainRequest(**{verb: {"epoch": 1, "best": True}}) for verb in ("continue", "stop")]
                 return [attach, *answers[: int(rng.integers(3))]]
-        raise ValueError(rpc)
+        asked = METHODS[rpc].input_type
+        return [getattr(pb, asked.name)(**({"job_id": job} if "job_id" in asked.fields_by_name else {}))]
 
 
 def _mutant_stream(rng: Generator, messages: list[Message]) -> list[Message]:
@@ -490,9 +487,6 @@ def _chained(interceptor: Any, continuation: Any) -> Any:
         return await interceptor.intercept_service(continuation, details)
 
     return chained
-
-
-RPCS = tuple(method.name for method in pb.DESCRIPTOR.services_by_name["Hetal"].methods)
 
 
 @asynccontextmanager
