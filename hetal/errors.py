@@ -81,6 +81,11 @@ class LayoutError(InputError):
     default_hint = "Use a preset with a larger ring, fewer classes or fewer features."
 
 
+class SoftmaxUnavailableError(InputError):
+    code = "SOFTMAX_UNAVAILABLE"
+    default_hint = "Use another softmax, or fewer classes or smaller logits."
+
+
 class ShapeError(InputError):
     """An array has another shape than is asked for, or than the job was made with."""
 
