@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 CLASSES: Final = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32)
 # Range of logits: (degree of E, squarings). Together they use the levels between a phase and the next bootstrap.
-CIRCUITS: Final = {16: (39, 3), 32: (39, 3), 64: (95, 2), 128: (95, 2), 256: (191, 1)}
+CIRCUITS: Final = {16: (39, 3), 32: (39, 3), 64: (103, 2), 128: (103, 2), 256: (199, 1)}
 SIGMOID_RANGES: Final = (32, 64, 128, 256, 512)
 DEGREE_F: Final = 55
 # The period exceeds the differences of logits in range by this.
@@ -39,8 +39,8 @@ DIGITS: Final = 10
 
 def cap_of(classes: int, squarings: int) -> float:
     """Where E saturates: as high as F's resolution allows. Found by trial."""
-    base = {1: 120.0, 2: 150.0, 3: 210.0}[squarings]
-    return round(base * min(1.0, 5.0 / classes) ** 0.35)
+    base = {1: 130.0, 2: 190.0, 3: 220.0}[squarings]
+    return round(base * min(1.0, 4.0 / classes) ** 0.25)
 
 
 # -- linear programs ----------------------------------------------------------------------------------------------
@@ -270,14 +270,14 @@ def pairwise_table(job: tuple[int, int, int]) -> dict[str, Any]:
 
 def sigmoid_table(reach: int) -> dict[str, Any]:
     period = round(2 * reach * GAP, 6)
-    s = design_s(95, float(reach), period)
-    v, values = tabulated(s, 95, period)
+    s = design_s(103, float(reach), period)
+    v, values = tabulated(s, 103, period)
     v = np.where(v > period / 2, v - period, v)
     error = np.abs(values - 1 / (1 + np.exp(-np.clip(v, -700.0, 700.0))))[np.abs(v) <= reach].max()
     table = {
         "range": reach,
         "period": period,
-        "sines": rounded(s[96:]),
+        "sines": rounded(s[104:]),
         "max_error": float(f"{error:.3g}"),
         "bound": float(f"{np.abs(values).max():.3g}"),
     }
