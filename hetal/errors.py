@@ -82,6 +82,8 @@ class LayoutError(InputError):
 
 
 class SoftmaxUnavailableError(InputError):
+    """No table of this softmax serves so many classes or so wide a range of logits."""
+
     code = "SOFTMAX_UNAVAILABLE"
     default_hint = "Use another softmax, or fewer classes or smaller logits."
 
