@@ -88,11 +88,16 @@ ProgressCallback = Callable[[Progress], None]
 
 @dataclass(slots=True)
 class History:
-    """Validation loss and accuracy after each epoch, from decrypted logits."""
+    """Validation loss and accuracy after each epoch, from decrypted logits.
+
+    Attributes:
+        warning: why the training ended early, where that was not for lack of progress.
+    """
 
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     best_epoch: int = 0
+    warning: str = ""
 
     @property
     def epochs(self) -> int:
@@ -209,7 +214,7 @@ class Client:
         """
         data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
         if method is None:
-            method = "hetal"
+            method = "hetal" if softmax is not None or (await self.info()).backend != "native" else "pairwise"
         spec = job_spec(
             data,
             preset_name=preset_name,
@@ -304,7 +309,7 @@ def job_spec(
     learning_rate: float,
     patience: int = 3,
     nesterov: bool = True,
-    method: str = "hetal",
+    method: str = "pairwise",
     logits_max: float = LOGITS_MAX,
     weight_bound: float = 16.0,
     softmax: SoftmaxSpec | None = None,
@@ -522,8 +527,16 @@ class _Run:
         return await self.transport.retried(attempt, lambda: heard, (ConnectionFailedError, AlreadyAttachedError))
 
     async def _judge(self, encryptor: Encryptor, stopping: EarlyStopping, epoch: int, data: bytes) -> Decision:
-        logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
-        self._check_range(logits, epoch)
+        try:
+            logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
+            self._check_range(logits, epoch)
+        except DivergedError as error:
+            if not stopping.best_epoch:
+                raise
+            # The classifier of the best epoch is sound: logits grow little by little.
+            self.history.warning = f"stopped after epoch {epoch}: {error.message}. {error.hint}"
+            self.report(Progress("epoch", epoch, self.spec.epochs_max, 0.0, self.history.warning))
+            return stopping.give_up()
         loss, accuracy = cross_entropy(logits, self.data.y_val), _accuracy(logits, self.data.y_val)
         decision = stopping.update(loss)
         self.history.losses.append(loss)

@@ -1,7 +1,8 @@
 """What both sides derive from a job: its circuit, with layout and levels chosen by cost, and the keys it needs.
 
 Both compute the same plan from the same job: the client to make exactly the keys and levels needed, the server to run
-it
+it. So the choice between layouts goes by a cost model of fixed numbers (:mod:`hetal.kernels.cost`), not by what one
+machine measures.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from functools import lru_cache
 from typing import Final
 
 from hetal.errors import LayoutError
+from hetal.kernels import cost
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.circuit import Circuit
 from hetal.kernels.evaluator import Ciphertext, level_model
 from hetal.kernels.hetal_circuit import HetalCircuit
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.placement import STEADY_STEP, place
+from hetal.kernels.replica_circuit import ReplicaCircuit
 from hetal.protocol.job import JobSpec
 
 # A bootstrap costs about as much as this many key switches.
 BOOTSTRAP_KEY_SWITCHES: Final = 80
+# Epochs over which the making and sending of the features is shared out.
+EPOCHS_EXPECTED: Final = 8
+# Ciphertexts of features that a job may have, at most; a layout with more is chosen only where none has fewer.
+FEATURE_BYTES_MAX: Final = 16 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ def plan(job: JobSpec) -> Plan:
         LevelError: the parameters have too few levels for the circuit.
         LayoutError: the classes do not fit the slots.
     """
-    return plan_of(_hetal_circuit(job))
+    return plan_of(_hetal_circuit(job) if job.method == "hetal" else _replica_circuit(job))
 
 
 def plan_of(circuit: Circuit) -> Plan:
@@ -156,3 +163,27 @@ def _key_switches(job: JobSpec, layout: BlockLayout) -> int:
     log_rows, log_cols = int(math.log2(layout.rows)), int(math.log2(layout.cols))
     half = job.padded_classes // 2
     return half * (b + 2 * a * log_cols + a) + half * (a + a * b + log_rows * b + b)
+
+
+# -- the replica-packed circuit ---------------------------------------------------------------------------------------
+
+
+def _replica_circuit(job: JobSpec) -> ReplicaCircuit:
+    best: tuple[tuple[bool, float], ReplicaCircuit] | None = None
+    for circuit in ReplicaCircuit.candidates(job):
+        chosen = plan_of(circuit)
+        total = cost.seconds(chosen.counts) + cost.reading(circuit, job.batch_rows(0))
+        shared = cost.sending(circuit, job) / max(1, min(job.epochs_max, EPOCHS_EXPECTED) * job.batches)
+        key = (feature_bytes(circuit) > FEATURE_BYTES_MAX, total + shared)
+        if best is None or key < best[0]:
+            best = (key, circuit)
+    if best is None:
+        raise LayoutError(f"{job.classes} classes do not fit {job.parameters.slots} slots")
+    return best[1]
+
+
+def feature_bytes(circuit: Circuit) -> int:
+    """Size of all encrypted training features of a job."""
+    job = circuit.job
+    each = job.parameters.ciphertext_bytes(circuit.levels.features)
+    return each * sum(circuit.features_count(job.batch_rows(batch)) for batch in range(job.batches))

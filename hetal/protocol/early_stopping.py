@@ -40,6 +40,17 @@ class EarlyStopping:
         self.best_loss = math.inf
         self.stopped = False
 
+    def give_up(self) -> Decision:
+        """The answer to an epoch whose logits are of no use: stop, and keep the best so far."""
+        self._open()
+        self.epoch += 1
+        self.stopped = True
+        return Decision(stop=True, best=False)
+
+    def _open(self) -> None:
+        if self.stopped:
+            raise StateError(f"training stopped after epoch {self.epoch}; there is no further loss to judge")
+
     def update(self, loss: float) -> Decision:
         """Take in the loss of the next epoch.
 
@@ -47,8 +58,7 @@ class EarlyStopping:
             DivergedError: the loss is not finite.
             StateError: an earlier update said stop.
         """
-        if self.stopped:
-            raise StateError(f"training stopped after epoch {self.epoch}; there is no further loss to judge")
+        self._open()
         if not math.isfinite(loss):
             raise DivergedError(f"the validation loss of epoch {self.epoch + 1} is {loss}")
         self.epoch += 1

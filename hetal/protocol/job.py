@@ -12,7 +12,7 @@ from hetal.errors import EmptyValidationError, InputError, LayoutError, QuotaErr
 PROTOCOL_VERSION = 1
 INVERSE_RANGE_MAX = 1e4
 # Softmax from phases of pairs; HETAL's own.
-METHODS = ("hetal",)
+METHODS = ("pairwise", "hetal")
 LOGITS_MAX = 128.0
 
 KEYS_MULT = "keys/mult"
@@ -105,7 +105,7 @@ class JobSpec:
     patience: int = 3
     learning_rate: float = 1.0
     nesterov: bool = True
-    method: str = "hetal"
+    method: str = "pairwise"
     logits_max: float = LOGITS_MAX
     weight_bound: float = 16.0
     softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
