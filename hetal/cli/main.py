@@ -13,7 +13,7 @@ from hetal.errors import HetalError, InputError
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
-COMMANDS: Final = ("serve", "train", "predict", "demo", "jobs", "certs", "doctor", "bench")
+COMMANDS: Final = ("serve", "train", "predict", "demo", "jobs", "certs", "audit", "doctor", "bench")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
@@ -21,8 +21,8 @@ def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hetal",
         description="Have a classifier trained on data that its trainer cannot read.",
-        epilog="Exit status: 0 done, 1 a check of doctor failed, 2 wrong input or a failed job (the error's code is "
-        "printed), 130 interrupted.",
+        epilog="Exit status: 0 done, 1 a check of doctor or audit failed, 2 wrong input or a failed job (the error's "
+        "code is printed), 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"hetal {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -14,7 +14,7 @@ import numpy as np
 
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.call_log import add_log_option
-from hetal.cli.connection import add_connection_options, connect
+from hetal.cli.connection import add_connection_options, connect, journal
 from hetal.cli.local_server import local_server
 from hetal.cli.render import duration, progress_output, size
 from hetal.client.dataset import Dataset, load, load_array
@@ -161,7 +161,7 @@ async def _train(args: argparse.Namespace, data: Dataset) -> TrainedJob:
         return await _train_at(connect(args), args, data)
     print("no --server: starting one on this machine for this training", file=sys.stderr)
     async with local_server(allow_insecure=not preset(args.preset).secure, backend=args.backend) as address:
-        return await _train_at(Client(address), args, data)
+        return await _train_at(Client(address, journal=journal(args)), args, data)
 
 
 async def _train_at(server: Client, args: argparse.Namespace, data: Dataset) -> TrainedJob:

@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from numpy.typing import NDArray
 
 from hetal import limits
+from hetal.ckks.chain import chain_of
 from hetal.ckks.framing import Kind, frame, join, split
 from hetal.ckks.objects import expected_for, validate_ciphertext
 from hetal.ckks.openfhe import (
@@ -36,6 +37,7 @@ from hetal.ckks.openfhe import (
     set_up_bootstrap,
 )
 from hetal.ckks.parameters import Parameters
+from hetal.client.windows import Windows
 from hetal.errors import (
     CiphertextFormatError,
     DivergedError,
@@ -46,6 +48,7 @@ from hetal.errors import (
     ParameterHashError,
     ShapeError,
 )
+from hetal.native import reference
 from hetal.protocol.job import rotation_keys_blob
 
 FILE_MAGIC: Final = b"HETALKEY1"
@@ -210,6 +213,15 @@ class KeySet:
     def _serialised_table(self) -> bytes:
         return bytes(openfhe.SerializeEvalAutomorphismKeyString(openfhe.BINARY, self.key_tag))
 
+    # -- audit --------------------------------------------------------------------------------------------------------
+
+    def add_secret_to(self, windows: Windows) -> None:
+        """Hand the windows of the secret key to a search: of its residues, and of its ternary coefficients."""
+        limbs = _limbs(bytes(openfhe.Serialize(self._secret, openfhe.BINARY)), self.params)
+        for limb in limbs:
+            windows.add_bytes("secret key", limb.tobytes())
+        windows.add_integers("secret key", _ternary(limbs[0], self.params))
+
     # -- file ---------------------------------------------------------------------------------------------------------
 
     def save(self, path: Path, passphrase: str | None = None) -> None:
@@ -287,6 +299,26 @@ class KeySet:
         if not keys.key_tag == keys._public.GetKeyTag() == head.get("key_tag"):
             raise KeyFileError(f"{path} holds another key than its head says")
         return keys
+
+
+def _limbs(data: bytes, params: Parameters) -> list[NDArray[np.uint64]]:
+    """The limbs of a serialised secret key: wherever the number N stands before N residues. The rest is public."""
+    size, largest = params.ring_dimension, max(modulus for modulus, _ in chain_of(params).q)
+    count, at, found = size.to_bytes(8, "little"), -1, []
+    while (at := data.find(count, at + 1)) >= 0:
+        words = np.frombuffer(data[at + 8 : at + 8 + 8 * size], dtype="<u8").astype(np.uint64)
+        if len(words) == size and (words < largest).all():
+            found.append(words)
+            at += 8 * size
+    return found
+
+
+def _ternary(limb: NDArray[np.uint64], params: Parameters) -> NDArray[np.int64]:
+    """Coefficients in -1, 0, 1 of a secret key, from its first limb."""
+    prime = chain_of(params).q[0]
+    ring = reference.Ring(params.spec.log2_ring_dimension, [prime], [], [], 1)
+    residues = reference.inverse_ntt(ring, limb, 0)
+    return np.where(residues > prime[0] // 2, residues - np.uint64(prime[0]), residues).astype(np.int64)
 
 
 def _derive(passphrase: str, salt: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,10 +21,13 @@ from hetal._pb import hetal_pb2 as pb
 from hetal.ckks.presets import DEFAULT_PRESET, preset
 from hetal.client.dataset import Array, Labels, Prepared, prepare
 from hetal.client.encrypt import Encryptor
+from hetal.client.journal import Journal, Search
 from hetal.client.keys import KeySet
+from hetal.client.log import event
 from hetal.client.model import Model
 from hetal.client.tls import Tls
 from hetal.client.transport import Transport
+from hetal.client.windows import Windows, add_data
 from hetal.errors import (
     AlreadyAttachedError,
     ConnectionFailedError,
@@ -127,14 +131,19 @@ class TrainedJob:
 class Client:
     """``async with Client("127.0.0.1:7443") as client: job = await client.train(...)``."""
 
-    def __init__(self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False) -> None:
+    def __init__(
+        self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False, journal: Journal | None = None
+    ) -> None:
         """``address``: HOST:PORT. ``tls``: needed for a server on another machine, unless ``allow_plaintext``.
+
+        Args:
+            journal: of every message that is sent; by default in the user's folder for the state of programs.
 
         Raises:
             CertificateError: a file of ``tls`` is unusable.
             PlaintextRefusedError: the server is on another machine, and neither option is given.
         """
-        self._transport = Transport(address, tls, allow_plaintext=allow_plaintext)
+        self._transport = Transport(address, tls, allow_plaintext=allow_plaintext, journal=journal)
 
     async def __aenter__(self) -> Client:
         return self
@@ -228,7 +237,7 @@ class Client:
             weight_bound=weight_bound,
             softmax=softmax,
         )
-        run = _Run(self._transport, spec, data, progress or (lambda _: None))
+        run = _Run(self._transport, spec, data, (x, x_val), progress or (lambda _: None))
         return await run.execute(initial, name, keep_keys, passphrase)
 
     async def resume(
@@ -260,7 +269,7 @@ class Client:
         spec = _spec_of(job.manifest, keys)
         data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
         _check_shape(spec, data)
-        run = _Run(self._transport, spec, data, progress or (lambda _: None))
+        run = _Run(self._transport, spec, data, (x, x_val), progress or (lambda _: None))
         return await run.resume(job, keys, initial)
 
     # -- prediction ---------------------------------------------------------------------------------------------------
@@ -342,13 +351,17 @@ def job_spec(
 class _Run:
     """One training from keys to classifier."""
 
-    def __init__(self, transport: Transport, spec: JobSpec, data: Prepared, report: ProgressCallback) -> None:
+    def __init__(
+        self, transport: Transport, spec: JobSpec, data: Prepared, raw: tuple[Any, Any], report: ProgressCallback
+    ) -> None:
         self.transport = transport
         self.spec = spec
         self.data = data
+        self.raw = raw
         self.report = report
         self.seconds: dict[str, float] = {}
         self.history = History()
+        self.logits: list[Array] = []
 
     async def execute(
         self, initial: Model | None, name: str, keep_keys: Path | None, passphrase: str | None
@@ -392,6 +405,11 @@ class _Run:
             start = initial.weights if initial is not None else None
             weights = await asyncio.to_thread(encryptor.weights, blob, start)
         self.history.best_epoch = finished.best_epoch
+        wire = self.transport.journal.wire_file(job_id)
+        if wire is not None:
+            with self._timed("audit"):
+                search = await asyncio.to_thread(self._search, wire, encryptor, weights)
+            self.transport.journal.searched(job_id, search)
         info = {"preset": self.spec.parameters.name, "job": job_id, "history": asdict(self.history)}
         return TrainedJob(
             id=job_id,
@@ -403,6 +421,19 @@ class _Run:
             bytes_received=self.transport.bytes_received - received,
             seconds=self.seconds,
         )
+
+    def _search(self, wire: Path, encryptor: Encryptor, weights: Array) -> Search:
+        """Look for everything secret of this training in what was sent. The logits are nowhere else but here."""
+        windows = Windows()
+        encryptor.keys.add_secret_to(windows)
+        add_data(windows, self.data, self.raw)
+        windows.add_reals("weights", weights)
+        for logits in self.logits:
+            windows.add_reals("logits", logits)
+        hits = windows.search_file(wire)
+        if hits:
+            event("secrets in the clear were sent", level=logging.ERROR, found=len(hits))
+        return Search(time.time(), len(windows), wire.stat().st_size, tuple(map(str, hits)))
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -419,6 +450,7 @@ class _Run:
             protocol_version=PROTOCOL_VERSION,
         )
         job = await self.transport.call("CreateJob", request)
+        self.transport.journal.named(request.idempotency_key, job.id)
         return str(job.id)
 
     # -- upload -------------------------------------------------------------------------------------------------------
@@ -539,6 +571,7 @@ class _Run:
             return stopping.give_up()
         loss, accuracy = cross_entropy(logits, self.data.y_val), _accuracy(logits, self.data.y_val)
         decision = stopping.update(loss)
+        self.logits.append(logits)
         self.history.losses.append(loss)
         self.history.accuracies.append(accuracy)
         text = f"loss {loss:.4f}, accuracy {100 * accuracy:.2f} %" + (", best so far" if decision.best else "")

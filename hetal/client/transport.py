@@ -15,6 +15,7 @@ from hetal import limits, request_id
 from hetal._pb import hetal_pb2 as pb
 from hetal._pb.hetal_pb2_grpc import HetalStub
 from hetal.client import trace_context
+from hetal.client.journal import Journal, JournalledChannel
 from hetal.client.log import event
 from hetal.client.tls import Tls, open_channel, refusal
 from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
@@ -40,8 +41,8 @@ def error_of(error: grpc.aio.AioRpcError, address: str) -> HetalError:
 class _Calls:
     """The service's calls, each with the name of the present request."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub: Any = HetalStub(channel)
+    def __init__(self, channel: grpc.aio.Channel, journal: Journal) -> None:
+        self._stub: Any = HetalStub(JournalledChannel(channel, journal))
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         call = getattr(self._stub, method)
@@ -61,16 +62,20 @@ class Transport:
 
     Attributes:
         bytes_sent, bytes_received: payload of blobs, both ways.
+        journal: of every message sent.
     """
 
-    def __init__(self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False) -> None:
+    def __init__(
+        self, address: str, tls: Tls | None = None, *, allow_plaintext: bool = False, journal: Journal | None = None
+    ) -> None:
         self.address = address
+        self.journal = journal or Journal()
         self.bytes_sent = 0
         self.bytes_received = 0
         self._tls = tls
         self._met = False
         self._channel = open_channel(address, tls, allow_plaintext=allow_plaintext, options=client_options())
-        self.stub: Any = _Calls(self._channel)
+        self.stub: Any = _Calls(self._channel, self.journal)
 
     async def close(self) -> None:
         await self._channel.close(None)
