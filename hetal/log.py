@@ -13,10 +13,15 @@ Value = str | int | float | bool | None
 
 
 class Log:
-    """Events of one side. What happens on behalf of a request names it."""
+    """Events of one side. What happens on behalf of a request names it.
+
+    Attributes:
+        common: fields of every event.
+    """
 
     def __init__(self, name: str) -> None:
         self.logger: Final = logging.getLogger(name)
+        self.common: dict[str, Value] = {}
 
     def event(
         self, name: str, *, level: int = logging.INFO, error: BaseException | None = None, **fields: Value
@@ -27,7 +32,7 @@ class Log:
         request = request_id.current.get()
         if request:
             fields.setdefault("request", request)
-        self.logger.log(level, name, extra={"fields": fields}, exc_info=error)
+        self.logger.log(level, name, extra={"fields": {**self.common, **fields}}, exc_info=error)
 
     def send_to(self, handler: logging.Handler, *, as_json: bool, level: int = logging.INFO) -> None:
         """Send the events there and nowhere else."""

@@ -66,7 +66,7 @@ class Predictor:
             return self._warm.process
         await self._drop()
         inputs = await in_thread(worker_inputs, self._store, job_id, manifest)
-        process = await WorkerProcess.start(self._config)
+        process = await WorkerProcess.start(self._config, job_id)
         self._warm = _Warm(job_id, process)
         await process.send({"command": "load", "model": str(model), **inputs})
         await self._until(process, "ready")

@@ -63,7 +63,7 @@ class Training:
                 return
             command = await in_thread(self._command)
             failpoint("worker.start")
-            self._process = process = await WorkerProcess.start(self._config)
+            self._process = process = await WorkerProcess.start(self._config, self._job_id)
             failpoint("worker.started")
             event("worker started", job=self._job_id, answered_epoch=self._answered_epoch)
             if not self._stopped.is_set():

@@ -34,7 +34,7 @@ from hetal.protocol.wire import CheckedManifest, manifest_from_proto
 from hetal.server.checkpoint import Checkpoints
 from hetal.server.config import BACKENDS
 from hetal.server.failpoints import failpoint
-from hetal.server.log import configure, event
+from hetal.server.log import LOG, configure, event
 from hetal.server.resources import shortage
 from hetal.server.store.files import result_file, write_atomically
 
@@ -249,6 +249,7 @@ def main() -> int:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--backend", choices=BACKENDS, required=True)
     parser.add_argument("--memory-bytes", type=int)
+    parser.add_argument("--job", required=True)
     parser.add_argument("--log-json", action="store_true")
     arguments = parser.parse_args()
     _die_with(arguments.parent)
@@ -256,6 +257,7 @@ def main() -> int:
         resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure(as_json=arguments.log_json)
+    LOG.common["job"] = arguments.job
     # Libraries that write to standard output must not write into the protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

@@ -24,10 +24,11 @@ class WorkerProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, config: ServerConfig) -> WorkerProcess:
+    async def start(cls, config: ServerConfig, job_id: str) -> WorkerProcess:
+        """``job_id``: what its log names."""
         threads = config.threads if config.threads is not None else (os.cpu_count() or 1)
         backend = config.chosen_backend()
-        arguments = ["--parent", str(os.getpid()), "--threads", str(threads), "--backend", backend]
+        arguments = ["--parent", str(os.getpid()), "--job", job_id, "--threads", str(threads), "--backend", backend]
         if config.worker_memory_gib is not None:
             arguments += ["--memory-bytes", str(int(config.worker_memory_gib * limits.GIB))]
         if config.log_json:

@@ -106,3 +106,10 @@ def test_codes_outside_the_catalogue_make_no_new_series() -> None:
         metrics.job_ended(State.FAILED, code)
     codes = {s.labels["code"] for m in metrics.jobs_ended.collect() for s in m.samples}
     assert codes == {"OTHER", "WORKER_DIED"}
+
+
+def test_the_documents_list_every_metric_and_no_other() -> None:
+    text = (ROOT / "docs" / "operating.md").read_text()
+    listed = set(re.findall(r"`(hetal_\w+)`", text))
+    families = {re.sub(r"_(?:bucket|sum|count)$", "", name) for name in EXPORTED if name.startswith("hetal_")}
+    assert listed == families
