@@ -1,4 +1,4 @@
-"""The replica-packed products under encryption, with a client's keys of the test preset, on the native engine."""
+"""The replica-packed products under encryption, with a client's keys of the test preset, on both engines."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.native import NativeEvaluator
+from hetal.kernels.backends.openfhe import OpenFheEvaluator
 from hetal.kernels.evaluator import Ciphertext, Evaluator, level_model
 from hetal.kernels.products import backward, expand, forward, spread
 from hetal.kernels.replica import ReplicaLayout
@@ -33,9 +34,9 @@ Real = NDArray[np.float64]
 class Client:
     """Keys, and complex slots in and out as real and imaginary parts."""
 
-    def __init__(self) -> None:
+    def __init__(self, backend: type[NativeEvaluator | OpenFheEvaluator]) -> None:
         self.keys = KeySet.generate(PARAMS)
-        self.ev = NativeEvaluator(PARAMS, self.keys.key_tag, threads=2)
+        self.ev = backend(PARAMS, self.keys.key_tag, threads=2)
         self.ev.load_key(Kind.MULT_KEY, bytes(unframe(self.keys.mult_key_blob(), Kind.MULT_KEY, PARAMS.digest)))
         steps = sorted({step for layout in LAYOUTS.values() for step in rotations(layout)})
         for _, blob in self.keys.rotation_key_blobs(steps):
@@ -77,9 +78,9 @@ def iterate(
     return logits, backward(ev, spreads, xs, layout)
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    made = Client()
+@pytest.fixture(scope="module", params=[NativeEvaluator, OpenFheEvaluator], ids=["native", "openfhe"])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    made = Client(request.param)
     yield made
     made.ev.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -143,6 +144,32 @@ def test_validation_packs_more_groups_with_the_same_pieces(replicas: int, split:
         layout.with_samples(layout.samples_max + 1)
 
 
+def test_a_run_cut_short_meets_none_of_the_run_ahead_of_it() -> None:
+    """With a single group there are no masks that tell them apart, unless the layout asks for them."""
+    layout = ReplicaLayout.fit(1024, 8, 494, 10, replicas=4, split=1, diagonals=10)
+    assert (layout.groups, layout.lead, layout.whole) == (2, 2, False)
+    s = Setting.make(layout)
+    w, x, r = s.uniform(10, 494), s.uniform(3, 494), s.uniform(3, 10)
+    one = layout.with_samples(3)
+    assert (one.groups, one.lead) == (1, 2)
+    single = replace(s, layout=one)
+    assert np.abs(single.logits(x, w) - x @ w.T).max() < TOLERANCE
+    for setting in (s, single):
+        assert np.abs(setting.gradient([r], [x]) - r.T @ x).max() < TOLERANCE
+
+
+def test_garbage_between_the_classes_never_reaches_the_weights() -> None:
+    """Runs of 12 slots for 10 classes: what the softmax leaves in the other two would feed on itself."""
+    layout = ReplicaLayout.fit(1024, 40, 57, 10, replicas=16, split=4, diagonals=3)
+    s = Setting.make(layout)
+    x, r = s.uniform(40, 57), s.uniform(40, 10)
+    spreads = spread(s.ev, s.residual(r), layout)
+    compacts = [s.ev.decrypt(ct) for ct in backward(s.ev, [spreads], [s.features(x)], layout)]
+    whole = replace(layout, classes=12).unpack_weights(compacts)
+    assert np.abs(whole[:10] - r.T @ x).max() < TOLERANCE
+    assert np.abs(whole[10:]).max() < TOLERANCE
+
+
 def test_groups_that_are_absent_cost_nothing() -> None:
     layout = ReplicaLayout.fit(1024, 64, 57, 10, replicas=16, split=5, diagonals=2)
     products = []
@@ -246,6 +273,33 @@ def test_counting_and_plain_backends_count_the_same() -> None:
     forward(s.ev, x, expand(s.ev, s.weights(s.uniform(10, 57)), layout), layout)
     backward(s.ev, [spread(s.ev, s.residual(s.uniform(40, 10)), layout)], [x], layout)
     assert s.ev.counts == count(layout).ev.counts
+
+
+class Watching(PlainEvaluator):
+    """Counts the relinearised products that are held at once."""
+
+    def __init__(self, layout: ReplicaLayout) -> None:
+        super().__init__(model(layout.slots))
+        self.held, self.most = 0, 0
+
+    def _relinearize(self, a: Ciphertext) -> NDArray[np.complex128]:
+        slots = np.array(a.payload)
+        self.held += 1
+        self.most = max(self.most, self.held)
+        weakref.finalize(slots, self._let_go)
+        return slots
+
+    def _let_go(self) -> None:
+        self.held -= 1
+
+
+def test_a_gradient_never_holds_all_of_its_pieces() -> None:
+    layout = ReplicaLayout.fit(4096, 64, 769, 10, replicas=64, split=1, diagonals=10)
+    s = replace(Setting.make(layout), ev=(ev := Watching(layout)))
+    x, r = s.uniform(64, 769), s.uniform(64, 10)
+    assert np.abs(s.gradient([r], [x]) - r.T @ x).max() < TOLERANCE
+    assert layout.pieces > 64
+    assert ev.most < 8
 
 
 def test_noise_stays_noise() -> None:

@@ -96,6 +96,12 @@ def test_layouts_on_offer_differ_and_cover_the_class_splits() -> None:
     assert {each.replicas for each in offered} == {1 << k for k in range(11)}
 
 
+def test_one_group_never_needs_a_mask() -> None:
+    single = [layout for n in (1, 30, 256) for layout in layouts(1 << 12, n, 385, 10) if layout.groups == 1]
+    assert single
+    assert all(layout.unmasked for layout in single)
+
+
 def test_what_does_not_fit_is_refused(layout: ReplicaLayout) -> None:
     with pytest.raises(LayoutError, match="65 classes do not fit 64 slots"):
         list(layouts(64, 4, 9, 65))
