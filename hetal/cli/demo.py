@@ -61,6 +61,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--dataset", choices=sorted(RECIPES), default="breast_cancer")
     parser.add_argument("--preset", choices=sorted(PRESETS), default=DEFAULT_PRESET)
     parser.add_argument("--backend", choices=BACKENDS, help="of the server; default: native where it is built")
+    parser.add_argument("--device", metavar="D", help="of the server: cpu, cuda:N or auto; default: cpu")
     parser.add_argument("--method", choices=METHODS, help="of the softmax; default: pairwise where the backend can")
     parser.add_argument("--epochs", type=int, metavar="N", help="instead of the recipe's")
     parser.add_argument("--out", type=Path, default=Path("hetal-demo"), metavar="DIR", help="plot, model, server log")
@@ -101,7 +102,9 @@ def run(args: argparse.Namespace) -> int:
 
 async def _train(args: argparse.Namespace, recipe: Recipe, data: Dataset) -> TrainedJob:
     insecure = not preset(args.preset).secure
-    async with local_server(allow_insecure=insecure, backend=args.backend, log=args.out / "server.log") as address:
+    log = args.out / "server.log"
+    options: dict[str, Any] = {"backend": args.backend, "device": args.device, "log": log}
+    async with local_server(allow_insecure=insecure, **options) as address:
         with progress_output() as progress:
             async with Client(address) as client:
                 return await client.train(

@@ -49,6 +49,7 @@ def add_parser(subparsers: Subparsers) -> None:
     out = parser.add_argument_group("output")
     out.add_argument("--server", metavar="HOST:PORT", help="without it a server is started on this machine")
     out.add_argument("--backend", choices=BACKENDS, help="of a server started here; default: native where it is built")
+    out.add_argument("--device", metavar="D", help="of a server started here: cpu, cuda:N or auto; default: cpu")
     out.add_argument("--model-out", type=Path, default=Path("model.npz"), metavar="FILE")
     out.add_argument("--keep-keys", type=Path, metavar="FILE", help="save the secret key there (mode 0600)")
     out.add_argument(
@@ -160,7 +161,8 @@ async def _train(args: argparse.Namespace, data: Dataset) -> TrainedJob:
             raise InputError("--backend is of a server started here; one at --server has chosen its own")
         return await _train_at(connect(args), args, data)
     print("no --server: starting one on this machine for this training", file=sys.stderr)
-    async with local_server(allow_insecure=not preset(args.preset).secure, backend=args.backend) as address:
+    insecure = not preset(args.preset).secure
+    async with local_server(allow_insecure=insecure, backend=args.backend, device=args.device) as address:
         return await _train_at(Client(address, journal=journal(args)), args, data)
 
 

@@ -26,6 +26,7 @@ from hetal.server.log import event
 from hetal.server.lookout import Lookout
 from hetal.server.metrics import Metrics
 from hetal.server.outside import routes
+from hetal.server.placement import Placement
 from hetal.server.prediction import Predictor
 from hetal.server.quota import Quotas
 from hetal.server.retention import Remover
@@ -90,9 +91,10 @@ class Server:
         store = await in_thread(Store, config.data_dir)
         telemetry = Telemetry(metrics, tracing)
         quotas = Quotas(store, config)
-        jobs = Jobs(store, config, telemetry, quotas)
+        placement = Placement(config.chosen_devices())
+        jobs = Jobs(store, config, telemetry, quotas, placement)
         uploads = Uploads(store, jobs, quotas)
-        predictor = Predictor(store, config, quotas)
+        predictor = Predictor(store, config, quotas, placement)
         remover = Remover(jobs, uploads, predictor)
         rpc = grpc.aio.server(
             interceptors=[ErrorInterceptor(telemetry), AuthorizationInterceptor(config.operators, config.blocked)],

@@ -8,8 +8,10 @@ from typing import Final
 
 from hetal import limits, native
 from hetal.errors import InputError, PlaintextRefusedError
+from hetal.native.cuda import device_count
 from hetal.protocol.transport_security import is_loopback
 from hetal.server.identity import FINGERPRINT, LOCAL
+from hetal.server.placement import device_names
 
 BACKENDS: Final = ("native", "openfhe")
 
@@ -65,6 +67,10 @@ class ServerConfig:
     backend: str | None = field(
         default=None, metadata=meaning("native or openfhe; without it native where it is built")
     )
+    device: str = field(
+        default="cpu",
+        metadata=meaning("of the native backend: cpu, cuda:N, several with commas, or auto for all GPUs, else cpu"),
+    )
     client_wait_s: float = field(
         default=limits.CLIENT_WAIT_S, metadata=meaning("seconds that an epoch may stay unanswered")
     )
@@ -98,11 +104,21 @@ class ServerConfig:
         Raises:
             BackendError: the native engine was asked for and is not built.
         """
+        if self.chosen_devices() != ("cpu",):
+            return "native"
         if self.backend is None:
             return "native" if native.available() else "openfhe"
         if self.backend == "native":
             native.load_engine()
         return self.backend
+
+    def chosen_devices(self) -> tuple[str, ...]:
+        """Names of the devices that workers compute on."""
+        names = device_names(self.device)
+        if names != ("auto",):
+            return names
+        count = 0 if self.backend == "openfhe" else device_count()
+        return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
 
     def tls(self) -> TlsFiles | None:
         """The files of TLS, or None for a server without it.
@@ -124,6 +140,8 @@ class ServerConfig:
     def check(self) -> None:
         """Raise an :class:`InputError` where an option is out of its range, and what :meth:`tls` raises."""
         self.tls()
+        if device_names(self.device)[0] not in ("auto", "cpu") and self.backend == "openfhe":
+            raise InputError(f"device = {self.device!r} with backend 'openfhe', which computes on the cpu alone")
         if self.backend not in (None, *BACKENDS):
             raise InputError(f"no backend {self.backend!r}; there are {', '.join(BACKENDS)}")
         if not 0 <= self.port <= 65_535:

@@ -63,6 +63,7 @@ from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.identity import Caller
 from hetal.server.log import event
+from hetal.server.placement import Placement
 from hetal.server.queue import FairQueue
 from hetal.server.quota import Quotas
 from hetal.server.resources import shortage
@@ -110,10 +111,13 @@ class Job:
 class Jobs:
     """Everything a server knows of its jobs."""
 
-    def __init__(self, store: Store, config: ServerConfig, telemetry: Telemetry, quotas: Quotas) -> None:
+    def __init__(
+        self, store: Store, config: ServerConfig, telemetry: Telemetry, quotas: Quotas, placement: Placement
+    ) -> None:
         self._store = store
         self._config = config
         self._telemetry = telemetry
+        self._placement = placement
         self._quotas = quotas
         self._jobs: dict[str, Job] = {}
         self._waiting: FairQueue[Job] = FairQueue()
@@ -397,6 +401,8 @@ class Jobs:
             delay_s=_backoff_s(restarts),
             store=self._store,
             config=self._config,
+            placement=self._placement,
+            memory_bytes=job.memory_bytes,
         )
         job.training = training
         self._spawn(self._work(job, training))

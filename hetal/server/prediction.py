@@ -8,7 +8,10 @@ from pathlib import Path
 
 from hetal._pb import hetal_pb2 as pb
 from hetal.errors import WorkerDiedError, from_code
+from hetal.protocol.wire import manifest_from_proto
+from hetal.server.admission import memory_bytes
 from hetal.server.config import ServerConfig
+from hetal.server.placement import Place, Placement
 from hetal.server.quota import Quotas
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
@@ -20,15 +23,17 @@ from hetal.server.worker_process import Record, WorkerProcess
 class _Warm:
     job_id: str
     process: WorkerProcess
+    place: Place
 
 
 class Predictor:
     """Runs one prediction at a time. The last job's worker stays until another job, a deletion or the end."""
 
-    def __init__(self, store: Store, config: ServerConfig, quotas: Quotas) -> None:
+    def __init__(self, store: Store, config: ServerConfig, quotas: Quotas, placement: Placement) -> None:
         self._store = store
         self._config = config
         self._quotas = quotas
+        self._placement = placement
         self._lock = asyncio.Lock()
         self._warm: _Warm | None = None
 
@@ -66,8 +71,14 @@ class Predictor:
             return self._warm.process
         await self._drop()
         inputs = await in_thread(worker_inputs, self._store, job_id, manifest)
-        process = await WorkerProcess.start(self._config, job_id)
-        self._warm = _Warm(job_id, process)
+        need_bytes = memory_bytes(manifest_from_proto(manifest, allow_insecure=True))
+        place = await in_thread(self._placement.take, need_bytes)
+        try:
+            process = await WorkerProcess.start(self._config, job_id, place.device)
+        except BaseException:
+            self._placement.give(place)
+            raise
+        self._warm = _Warm(job_id, process, place)
         await process.send({"command": "load", "model": str(model), **inputs})
         await self._until(process, "ready")
         return process
@@ -86,3 +97,4 @@ class Predictor:
         warm, self._warm = self._warm, None
         if warm is not None:
             await warm.process.stop()
+            self._placement.give(warm.place)

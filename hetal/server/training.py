@@ -22,6 +22,7 @@ from hetal.protocol.messages import (
 from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.log import event
+from hetal.server.placement import Place, Placement
 from hetal.server.store.store import Store
 from hetal.server.threads import in_thread
 from hetal.server.worker_process import Record, WorkerProcess
@@ -39,6 +40,8 @@ class Training:
         delay_s: float,
         store: Store,
         config: ServerConfig,
+        placement: Placement,
+        memory_bytes: int,
     ) -> None:
         self._job_id = job_id
         self._manifest = manifest
@@ -46,6 +49,8 @@ class Training:
         self._delay_s = delay_s
         self._store = store
         self._config = config
+        self._placement = placement
+        self._memory_bytes = memory_bytes
         self._process: WorkerProcess | None = None
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
@@ -56,6 +61,7 @@ class Training:
         self._started = True
         status: int | None = None
         detail = ""
+        place: Place | None = None
         try:
             if self._delay_s:
                 await self._pause()
@@ -63,9 +69,11 @@ class Training:
                 return
             command = await in_thread(self._command)
             failpoint("worker.start")
-            self._process = process = await WorkerProcess.start(self._config, self._job_id)
+            place = await in_thread(self._placement.take, self._memory_bytes)
+            self._process = process = await WorkerProcess.start(self._config, self._job_id, place.device)
             failpoint("worker.started")
-            event("worker started", job=self._job_id, answered_epoch=self._answered_epoch)
+            answered, device = self._answered_epoch, place.device
+            event("worker started", job=self._job_id, answered_epoch=answered, device=device)
             if not self._stopped.is_set():
                 await process.send(command)
                 failpoint("worker.commanded")
@@ -81,6 +89,8 @@ class Training:
             # Also when a report failed: a worker without a supervisor must not live.
             if self._process is not None:
                 await self._process.stop()
+            if place is not None:
+                self._placement.give(place)
             self._ended.set()
         if not self._stopped.is_set():
             detail = detail or _exit_text(status)

@@ -53,11 +53,12 @@ ReadBlob = Callable[[str], memoryview]
 class Worker:
     """Serves the commands of one front."""
 
-    def __init__(self, commands: Iterator[Record], out: TextIO, threads: int, backend: str) -> None:
+    def __init__(self, commands: Iterator[Record], out: TextIO, threads: int, backend: str, device: str) -> None:
         self._commands = commands
         self._out = out
         self._threads = threads
         self._backend = backend
+        self._device = device
         self._busy = False
         self._draining = False
 
@@ -199,7 +200,7 @@ class Worker:
         if self._backend == "native":
             from hetal.kernels.backends.native import NativeEvaluator
 
-            return NativeEvaluator(params, checked.key_tag, self._threads)
+            return NativeEvaluator(params, checked.key_tag, self._threads, device=self._device)
         # OpenMP reads it once, when OpenFHE is imported: at small rings the evaluator shares out ciphertexts instead.
         small = params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
         os.environ["OMP_NUM_THREADS"] = "1" if small else str(self._threads)
@@ -248,6 +249,7 @@ def main() -> int:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--backend", choices=BACKENDS, required=True)
+    parser.add_argument("--device", required=True)
     parser.add_argument("--memory-bytes", type=int)
     parser.add_argument("--job", required=True)
     parser.add_argument("--log-json", action="store_true")
@@ -261,7 +263,7 @@ def main() -> int:
     # Libraries that write to standard output must not write into the protocol.
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    worker = Worker(map(json.loads, sys.stdin), out, arguments.threads, arguments.backend)
+    worker = Worker(map(json.loads, sys.stdin), out, arguments.threads, arguments.backend, arguments.device)
     signal.signal(signal.SIGTERM, lambda *_: worker.drain())
     worker.serve()
     return 0

@@ -24,11 +24,12 @@ class WorkerProcess:
         self._process = process
 
     @classmethod
-    async def start(cls, config: ServerConfig, job_id: str) -> WorkerProcess:
-        """``job_id``: what its log names."""
+    async def start(cls, config: ServerConfig, job_id: str, device: str) -> WorkerProcess:
+        """``job_id``: what its log names. ``device``: that it computes on."""
         threads = config.threads if config.threads is not None else (os.cpu_count() or 1)
         backend = config.chosen_backend()
         arguments = ["--parent", str(os.getpid()), "--job", job_id, "--threads", str(threads), "--backend", backend]
+        arguments += ["--device", device]
         if config.worker_memory_gib is not None:
             arguments += ["--memory-bytes", str(int(config.worker_memory_gib * limits.GIB))]
         if config.log_json:
@@ -39,6 +40,8 @@ class WorkerProcess:
             # follow each other within microseconds: a wait as short as that is worth spinning.
             "OMP_WAIT_POLICY": "PASSIVE",
             "GOMP_SPINCOUNT": "20000" if backend == "native" else "0",
+            # Devices have the numbers that the front knows them by.
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         }
         process = await asyncio.create_subprocess_exec(

@@ -17,6 +17,7 @@ from hetal.client.dataset import prepare
 from hetal.errors import BackendError, InputError
 from hetal.kernels.simulate import simulate
 from hetal.native import available
+from hetal.native.cuda.emulated import compiler
 from hetal.server.app import Server
 from hetal.server.config import BACKENDS, ServerConfig
 
@@ -53,6 +54,17 @@ async def test_a_server_computes_with_the_chosen_library_alone(backend: str) -> 
     plain = simulate(job.spec, prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
     assert job.history.losses == pytest.approx(plain.losses, abs=1e-3)
     assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
+
+
+@pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
+async def test_a_server_computes_on_a_device(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    async with local_server(allow_insecure=True, device="emulated:0", log=log) as address, Client(address) as client:
+        job = await client.train(*DATA, epochs=1, **OPTIONS)
+    assert "device=emulated:0" in log.read_text()
+    prepared = prepare(*DATA, standardize=True, seed=0)
+    plain = simulate(job.spec, prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
+    assert job.history.losses == pytest.approx(plain.losses, abs=1e-3)
 
 
 class ClientDiesError(Exception):
