@@ -19,7 +19,7 @@ from hetal._pb.hetal_pb2_grpc import HetalStub
 from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.cli.demo import dataset
 from hetal.cli.local_server import local_server
-from hetal.client import Client, KeySet, Model, Progress, SoftmaxSpec
+from hetal.client import Client, KeySet, Model, Progress
 from hetal.client.dataset import prepare
 from hetal.errors import (
     ConnectionFailedError,
@@ -35,7 +35,7 @@ from hetal.kernels.clear import train_clear
 from hetal.kernels.simulate import simulate
 
 DATA = dataset("wine")
-OPTIONS = {"preset_name": TEST_PRESET, "weight_bound": 4.0, "softmax": SoftmaxSpec(extensions=2)}
+OPTIONS = {"preset_name": TEST_PRESET, "logits_max": 32.0}
 
 
 @pytest.fixture

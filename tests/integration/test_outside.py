@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from hetal import limits
 from hetal.ckks.presets import TEST_PRESET
 from hetal.cli.demo import dataset
-from hetal.client import Client, Progress, SoftmaxSpec
+from hetal.client import Client, Progress
 from hetal.errors import InputError, JobNotFoundError
 from hetal.server.app import Server
 from hetal.server.config import ServerConfig, parse_http_address
@@ -170,7 +170,7 @@ async def test_a_training_is_seen_in_its_phases(server: Server) -> None:
             preset_name=TEST_PRESET,
             epochs=2,
             weight_bound=4.0,
-            softmax=SoftmaxSpec(extensions=2),
+            logits_max=32.0,
             progress=progress,
         )
     await asyncio.gather(*looks)

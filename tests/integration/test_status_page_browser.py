@@ -14,7 +14,7 @@ from test_status_page import JOB, NOW
 
 from hetal.ckks.presets import TEST_PRESET
 from hetal.cli.demo import dataset
-from hetal.client import Client, SoftmaxSpec
+from hetal.client import Client
 from hetal.server.app import Server
 from hetal.server.config import ServerConfig
 from hetal.server.http import HttpServer, Response
@@ -102,7 +102,7 @@ async def test_a_training_can_be_followed_without_touching_the_page(tab: Page, t
                 epochs=2,
                 batch_size=40,
                 weight_bound=4.0,
-                softmax=SoftmaxSpec(extensions=2),
+                logits_max=32.0,
                 name="a name that only its owner knows",
             )
             return job.id

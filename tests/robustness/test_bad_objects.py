@@ -12,7 +12,7 @@ from hetal.ckks.framing import Kind, frame, join, split, unframe
 from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.cli.demo import dataset
 from hetal.cli.local_server import local_server
-from hetal.client import Client, KeySet, SoftmaxSpec
+from hetal.client import Client, KeySet
 from hetal.client.encrypt import Encryptor
 from hetal.errors import HetalError
 from hetal.protocol.job import INITIAL_WEIGHTS, batch_x_blob
@@ -77,7 +77,7 @@ async def train(address: str, monkeypatch: pytest.MonkeyPatch, damage: Callable[
                 DATA.y_val,
                 preset_name=TEST_PRESET,
                 epochs=1,
-                softmax=SoftmaxSpec(extensions=2),
+                logits_max=32.0,
             )
         assert [job.failure.code for job in await client.jobs()] == [caught.value.code]
     return caught.value

@@ -12,7 +12,7 @@ import numpy as np
 
 from hetal.ckks.presets import TEST_PRESET
 from hetal.cli.demo import dataset
-from hetal.client import Client, Progress, SoftmaxSpec
+from hetal.client import Client, Progress
 from hetal.client.dataset import prepare
 from hetal.kernels.simulate import simulate
 
@@ -63,8 +63,7 @@ async def test_training_and_upload_survive(tmp_path: Path) -> None:
             DATA.y_val,
             preset_name=TEST_PRESET,
             epochs=2,
-            weight_bound=4.0,
-            softmax=SoftmaxSpec(extensions=2),
+            logits_max=32.0,
             progress=progress,
         )
         await asyncio.gather(*restarts)
