@@ -10,6 +10,9 @@ import pytest
 from entry_points import ANSWERED, FAILURE, PURE, RPCS, StoredMetadata, calls, failures, http, verdict, witness
 
 from hetal._pb import hetal_pb2 as pb
+from hetal.errors import StoreCorruptError
+from hetal.server.store.metadata import JobRow
+from hetal.server.store.store import Store
 
 PURE_RUNS = 1_000
 DATABASE_RUNS = 40
@@ -55,3 +58,15 @@ async def test_a_handler_that_crashes_is_a_failure(tmp_path: Path, monkeypatch: 
         assert await running.call("GetServerInfo", [b""]) == ANSWERED
         assert await running.call("GetJob", [pb.GetJobRequest(job_id="none").SerializeToString()]) == "JOB_NOT_FOUND"
     assert verdict(lambda: 1 / 0).startswith(FAILURE)
+
+
+@pytest.mark.parametrize("job_id", ["../../elsewhere", "nul\0", "", "x" * 100])
+def test_a_database_that_names_a_job_like_no_job_is_damaged(tmp_path: Path, job_id: str) -> None:
+    store = Store(tmp_path / "data")
+    store.metadata.add_job(JobRow(job_id, "local", "key", b"", 1.0, ""))
+    store.close()
+    with pytest.raises(StoreCorruptError):
+        Store(tmp_path / "data")
+    (tmp_path / "data" / "hetal.sqlite3").write_bytes(b"no database" * 100)
+    with pytest.raises(StoreCorruptError, match="damaged"):
+        Store(tmp_path / "data")

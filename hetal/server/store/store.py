@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from hetal.errors import BackendError, BlobConflictError, StoreCorruptError
 from hetal.server.failpoints import failpoint
 from hetal.server.resources import shortage
 from hetal.server.store.files import Files, file_bytes, tree_bytes
 from hetal.server.store.metadata import BlobRow, Metadata
+
+# A job's id is the name of a folder, which is removed with the job.
+JOB_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Store:
@@ -110,6 +114,9 @@ class Store:
             if sha256 not in known:
                 self.files.remove_object(sha256)
         jobs = {row.id for row in self.metadata.jobs()}
+        for job_id in jobs | {job_id for job_id, _ in self.metadata.partials()}:
+            if not JOB_ID.fullmatch(job_id):
+                raise StoreCorruptError(f"the database names a job {job_id[:80]!r}")
         for folder in list(self.files.jobs.iterdir()):
             if folder.name not in jobs:
                 self.files.remove_job(folder.name)
