@@ -207,6 +207,24 @@ class Evaluator(ABC):
         self.counts["mul_scalar", level] += 1
         return Ciphertext(self._mul_scalar(a, float(value)), level, a.parts)
 
+    def combine(self, cts: Sequence[Ciphertext], factors: Sequence[float | Vector]) -> Ciphertext:
+        """sum_i factors[i] * cts[i], of numbers and plain vectors: a level below the lowest ciphertext.
+
+        Counted as products and additions; a backend may make them in one pass.
+
+        Raises:
+            ShapeError: no terms, or not a factor each.
+        """
+        if not cts or len(cts) != len(factors):
+            raise ShapeError(f"{len(factors)} factors for {len(cts)} ciphertexts")
+        level = self._spend(min(ct.level for ct in cts), "a linear combination")
+        checked = [float(f) if isinstance(f, (int, float)) else self._vector(f) for f in factors]
+        scalars = sum(isinstance(f, float) for f in checked)
+        self.counts["mul_scalar", level] += scalars
+        self.counts["mul_plain", level] += len(cts) - scalars
+        self.counts["add", level] += len(cts) - 1
+        return Ciphertext(self._combine(cts, checked), level, max(ct.parts for ct in cts))
+
     # -- key switches: no level -----------------------------------------------------------------------------------
 
     def rotate(self, a: Ciphertext, steps: int) -> Ciphertext:
@@ -310,6 +328,18 @@ class Evaluator(ABC):
         if array.shape != (self.slots,):
             raise ShapeError(f"a plain operand has {self.slots} slots, not shape {array.shape}")
         return cast(Vector, array)
+
+    def _combine(self, cts: Sequence[Ciphertext], factors: Sequence[float | Vector]) -> Any:
+        total: Ciphertext | None = None
+        for ct, factor in zip(cts, factors, strict=True):
+            product = self._mul_scalar(ct, factor) if isinstance(factor, float) else self._mul_plain(ct, factor)
+            term = Ciphertext(product, ct.level - 1, ct.parts)
+            if total is not None:
+                parts = max(total.parts, term.parts)
+                term = Ciphertext(self._add(total, term), min(total.level, term.level), parts)
+            total = term
+        assert total is not None
+        return total.payload
 
     @abstractmethod
     def _add(self, a: Ciphertext, b: Ciphertext) -> Any: ...

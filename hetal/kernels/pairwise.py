@@ -160,8 +160,8 @@ def _pairs(ev: Evaluator, phase: Ciphertext, sections: Sections, batch: tuple[Gr
     first = [-group.place * span for group in batch]
     rotated = ev.rotate_many(phase, first + steps)
     ones = [_mark(sections, group.place, 0, classes) for group in batch]
-    own = ev.sum(ev.mul_plain(ct, mask) for ct, mask in zip(rotated[: len(first)], ones, strict=True))
-    partner = ev.sum(ev.mul_plain(ct, mask) for ct, mask in zip(rotated[len(first) :], masks, strict=True))
+    own = ev.combine(rotated[: len(first)], ones)
+    partner = ev.combine(rotated[len(first) :], masks)
     return ev.mul(ev.conjugate(own), partner)
 
 

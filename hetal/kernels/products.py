@@ -206,7 +206,8 @@ def _merge_groups(ev: Evaluator, rows: Sequence[Ciphertext], layout: ReplicaLayo
     masks = {y: _mask(layout, range(y, behind, layout.groups) if y >= 0 else (y,)) for y in places}
 
     def moved_by(step: int) -> Ciphertext:
-        return ev.sum(ev.mul_plain(rows[y - step], masks[y]) for y in places if 0 <= y - step < len(rows))
+        moving = [y for y in places if 0 <= y - step < len(rows)]
+        return ev.combine([rows[y - step] for y in moving], [masks[y] for y in moving])
 
     right = [moved_by(step) for step in range(places.stop)]
     left = [moved_by(step) for step in range(-1, places.start - len(rows), -1)]
@@ -237,7 +238,7 @@ def _copies_by_hoisting(ev: Evaluator, residual: Ciphertext, layout: ReplicaLayo
     turned = dict(zip(steps, _rotations(ev, residual, steps, layout.width), strict=True))
 
     def copy(group: int) -> Ciphertext:
-        return ev.sum(ev.mul_plain(turned[group - run], _mask(layout, (run,))) for run in runs)
+        return ev.combine([turned[group - run] for run in runs], [_mask(layout, (run,)) for run in runs])
 
     return ev.map(copy, list(range(groups)))
 

@@ -73,7 +73,7 @@ def chebyshev(ev: Evaluator, x: Ciphertext, coefficients: Sequence[float]) -> Ci
     """
     if len(coefficients) < 2:
         raise InputError("a constant series needs no ciphertext")
-    basis = _Basis(ev, x, _chebyshev_product)
+    basis = _Basis(ev, x, _chebyshev_product).prepare(len(coefficients) - 1)
     constant, *rest = coefficients
     leaves = [_leaf(ev, basis, part) for part in _chebyshev_leaves(np.array([0.0, *rest]))]
     return ev.add_scalar(_combine(ev, leaves, basis), constant)
@@ -91,7 +91,7 @@ class FourierSum:
     def __init__(self, ev: Evaluator, z: Ciphertext, series: Fourier) -> None:
         self.ev = ev
         self.constant = series.constant / 2
-        self._basis = _Basis(ev, z, _power_product)
+        self._basis = _Basis(ev, z, _power_product).prepare(series.degree)
         parts = [np.array([0.0, *values]) / 2 for values in (series.cosines, series.sines)]
         self._cosines, self._sines = ([_leaf(ev, self._basis, cut) for cut in _cut(part)] for part in parts)
 
@@ -136,9 +136,22 @@ class _Basis:
 
     def __call__(self, k: int) -> Ciphertext:
         if k not in self._made:
-            half = k // 2 if k <= BABY else BABY * (k // (2 * BABY))
-            self._made[k] = self._product(self._ev, self, k - half, half)
+            self._made[k] = self._make(k)
         return self._made[k]
+
+    def prepare(self, degree: int) -> _Basis:
+        """All that a series of this degree takes, those of one depth at once."""
+        leaves = degree // BABY + 1
+        giants = range(2, _split(leaves) + 1) if leaves > 1 else ()
+        wanted = [*range(2, min(degree, BABY) + 1), *(BABY * j for j in giants)]
+        for depth in range(1, _power_depth(max(wanted, default=1)) + 1):
+            wave = [k for k in wanted if _power_depth(k) == depth and k not in self._made]
+            self._made.update(zip(wave, self._ev.map(self._make, wave), strict=True))
+        return self
+
+    def _make(self, k: int) -> Ciphertext:
+        half = k // 2 if k <= BABY else BABY * (k // (2 * BABY))
+        return self._product(self._ev, self, k - half, half)
 
 
 def _power_product(ev: Evaluator, power: Callable[[int], Ciphertext], a: int, b: int) -> Ciphertext:
@@ -158,8 +171,7 @@ def _leaf(ev: Evaluator, basis: _Basis, coefficients: Array) -> Ciphertext | Non
     used = [k for k in range(1, len(coefficients)) if coefficients[k]]
     if not used:
         return ev.add_scalar(ev.mul_scalar(basis(1), 0.0), float(coefficients[0]))
-    level = min(basis(k).level for k in used)
-    total = ev.sum(ev.mul_scalar(ev.drop(basis(k), level), float(coefficients[k])) for k in used)
+    total = ev.combine([basis(k) for k in used], [float(coefficients[k]) for k in used])
     return ev.add_scalar(total, float(coefficients[0])) if coefficients[0] else total
 
 

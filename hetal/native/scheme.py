@@ -8,11 +8,13 @@ one, after a product with the ratio of their scales that makes the scale of the 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from hetal.ckks.chain import Chain
@@ -21,6 +23,9 @@ from hetal.native.plaintexts import PlaintextCache
 
 # Relative difference of scales that addition takes for equal: below any noise of the scheme.
 SCALE_TOLERANCE: Final = 2.0**-34
+# Of one sum of products in the engine, and of its smallest compact polynomial.
+TERMS_MAX: Final = 64
+COMPACT_WORDS: Final = 64
 
 Poly = Any
 Key = Any
@@ -205,6 +210,39 @@ class Scheme:
         scale = self.canonical_scale(a.limbs)
         factor = _integer(value * scale)
         return Ct(tuple(self._times(part, factor) for part in a.parts), a.scale * scale, 2)
+
+    def combine(self, terms: Sequence[tuple[Ct, float | NDArray[Any]]]) -> Ct:
+        """The sum of ciphertexts, of as many parts each, times numbers or plain vectors, in one pass over them.
+
+        Factors carry whatever brings a term to the canonical scale of the lowest level: nothing is dropped first.
+
+        Raises:
+            LevelError: a term has no level left.
+        """
+        operands = [self._spendable(a) for a, _ in terms]
+        limbs = min(a.limbs for a in operands)
+        scale = self.canonical_scale(limbs, 2)
+        factors = [
+            self._constant(factor * scale / a.scale, limbs)
+            if isinstance(factor, float)
+            else self.plaintexts.encode(factor, limbs, scale / a.scale)
+            for a, (_, factor) in zip(operands, terms, strict=True)
+        ]
+        parts = []
+        for part in range(len(operands[0].parts)):
+            polys = [self.ring.truncate(a.parts[part], limbs) for a in operands]
+            sums = [
+                self.ring.dot(polys[at : at + TERMS_MAX], factors[at : at + TERMS_MAX])
+                for at in range(0, len(polys), TERMS_MAX)
+            ]
+            parts.append(functools.reduce(self.ring.add, sums))
+        return Ct(tuple(parts), scale, 2)
+
+    def _constant(self, value: float, limbs: int) -> Poly:
+        """A polynomial that is the integer nearest to ``value``, in compact form."""
+        coefficients = np.zeros(COMPACT_WORDS)
+        coefficients[0] = _integer(value)
+        return self.ring.from_coefficients(coefficients, limbs)
 
     # -- key switches: no level ---------------------------------------------------------------------------------------
 

@@ -484,3 +484,25 @@ def test_bootstraps_to_other_levels(backend: Backend) -> None:
     assert np.abs(backend.decrypt(refreshed) - x).max() < BOOTSTRAP_PRECISION
     with pytest.raises(LevelError):
         backend.ev.bootstrap(ct, level=model.phase_output_level + 1)
+
+
+def test_linear_combinations(backend: Backend) -> None:
+    """Of ciphertexts at several levels, times numbers and vectors; more terms than one pass takes."""
+    rng = np.random.default_rng(5)
+    slots, top = backend.params.slots, 6
+    vectors = [rng.uniform(-1.0, 1.0, slots) for _ in range(3)]
+    cts = [backend.encrypt(vector, top - index) for index, vector in enumerate(vectors)]
+    mask = np.tile(np.arange(64) % 3 == 0, slots // 64) + 0.0
+    factors = [0.3, mask, -2.5]
+    result = backend.ev.combine(cts, factors)
+    assert result.level == top - 3 == backend.true_level(result)
+    expected = 0.3 * vectors[0] + mask * vectors[1] - 2.5 * vectors[2]
+    assert np.abs(backend.decrypt(result) - expected).max() < PRECISION
+    many = backend.ev.combine([cts[0]] * 70, [float(k) / 70 for k in range(70)])
+    assert np.abs(backend.decrypt(many) - sum(range(70)) / 70 * vectors[0]).max() < 70 * PRECISION
+    pending = backend.ev.combine([backend.ev.mul_plain(cts[0], mask), cts[1]], [1.0, 1.0])
+    assert np.abs(backend.decrypt(pending) - mask * vectors[0] - vectors[1]).max() < PRECISION
+    with pytest.raises(ShapeError):
+        backend.ev.combine(cts, factors[:2])
+    with pytest.raises(LevelError):
+        backend.ev.combine([backend.encrypt(vectors[0], 0)], [1.0])

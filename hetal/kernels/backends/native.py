@@ -290,6 +290,9 @@ class NativeEvaluator(Evaluator):
     def _mul_scalar(self, a: Ciphertext, value: float) -> Cell:
         return Cell(self.scheme.multiply_constant(self._settled(a), value))
 
+    def _combine(self, cts: Sequence[Ciphertext], factors: Sequence[float | Vector]) -> Cell:
+        return Cell(self.scheme.combine([(self._settled(ct), f) for ct, f in zip(cts, factors, strict=True)]))
+
     def _rotate(self, a: Ciphertext, steps: int) -> Cell:
         return Cell(self.scheme.rotate(self._settled(a), steps))
 
