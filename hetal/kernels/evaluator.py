@@ -330,15 +330,13 @@ class Evaluator(ABC):
         return cast(Vector, array)
 
     def _combine(self, cts: Sequence[Ciphertext], factors: Sequence[float | Vector]) -> Any:
-        total: Ciphertext | None = None
-        for ct, factor in zip(cts, factors, strict=True):
-            product = self._mul_scalar(ct, factor) if isinstance(factor, float) else self._mul_plain(ct, factor)
-            term = Ciphertext(product, ct.level - 1, ct.parts)
-            if total is not None:
-                parts = max(total.parts, term.parts)
-                term = Ciphertext(self._add(total, term), min(total.level, term.level), parts)
-            total = term
-        assert total is not None
+        def product(ct: Ciphertext, factor: float | Vector) -> Ciphertext:
+            payload = self._mul_scalar(ct, factor) if isinstance(factor, float) else self._mul_plain(ct, factor)
+            return Ciphertext(payload, ct.level - 1, ct.parts)
+
+        total, *terms = map(product, cts, factors)
+        for term in terms:
+            total = Ciphertext(self._add(total, term), min(total.level, term.level), max(total.parts, term.parts))
         return total.payload
 
     @abstractmethod
