@@ -117,7 +117,7 @@ def main() -> int:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hetal-latency-") as folder:
         found = asyncio.run(measure(Path(folder), args.jobs, args.epochs, args.interval_ms / 1000))
-    result = {"machine": machine_facts(), "command": " ".join(sys.argv[1:]), **found}
+    result = {"machine": machine_facts(), **found}
     text = json.dumps(result, indent=1)
     print(text)
     if args.out is not None:

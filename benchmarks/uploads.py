@@ -224,7 +224,7 @@ def main() -> int:
             print(f"{needed} bytes are needed below {folder}, {free} are free", file=sys.stderr)
             return 2
         found = asyncio.run(measure(Path(folder), args.clients, size_bytes, args.processes))
-    result = {"machine": machine_facts(), "command": " ".join(sys.argv[1:]), **found}
+    result = {"machine": machine_facts(), **found}
     text = json.dumps(result, indent=1)
     print(text)
     if args.out is not None:

@@ -121,7 +121,8 @@ class Server:
             except InputError:
                 store.close()
                 raise
-            event("http started", port=http.port, loopback=http.loopback)
+            level = logging.INFO if http.loopback else logging.WARNING
+            event("http started", level=level, port=http.port, loopback=http.loopback)
         await jobs.load()
         await rpc.start()
         await health.serving()
