@@ -116,11 +116,8 @@ def page(now: Overview) -> bytes:
     # Who works comes first, then who waits, in the order of their turns.
     active.sort(key=lambda job: (job.id not in workers, job.queue_position or len(now.jobs), job.created_unix_s))
     ended = [job for job in reversed(now.jobs) if job.ended]
-    shown, more = ended[: limits.STATUS_ENDED_JOBS_MAX], len(ended) - limits.STATUS_ENDED_JOBS_MAX
-    rows = [_job(job, workers.get(job.id), now) for job in active] or [fill(EMPTY, columns=9, text="No jobs.")]
-    ended_rows = [_ended(job, now) for job in shown] or [fill(EMPTY, columns=5, text="None yet.")]
-    if more > 0:
-        ended_rows.append(fill(EMPTY, columns=5, text=f"and {more} older ones"))
+    rows = [_job(job, workers.get(job.id), now) for job in active[: limits.STATUS_JOBS_MAX]]
+    ended_rows = [_ended(job, now) for job in ended[: limits.STATUS_ENDED_JOBS_MAX]]
     failing = [check for check in now.checks if not check.ok]
     return fill(
         PAGE,
@@ -132,8 +129,8 @@ def page(now: Overview) -> bytes:
         time=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now.unix_s)),
         checks=Html("".join(fill("<li>{name}: {detail}</li>", name=c.name, detail=c.detail) for c in failing)),
         checks_hidden=Html("" if failing else " hidden"),
-        jobs=Html("".join(rows)),
-        ended=Html("".join(ended_rows)),
+        jobs=_table(rows, len(active), columns=9, none="No jobs."),
+        ended=_table(ended_rows, len(ended), columns=5, none="None yet."),
         devices=Html("".join(map(_device, now.devices)) + _disk(now)),
     ).encode()
 
@@ -174,6 +171,13 @@ def _job(job: JobView, worker: WorkerUse | None, now: Overview) -> Html:
         cores=f"{worker.cores:.1f}" if worker is not None else "",
         age=span(now.unix_s - job.created_unix_s),
     )
+
+
+def _table(rows: list[Html], count: int, *, columns: int, none: str) -> Html:
+    """The rows, and a last one that says how many of all ``count`` are left out."""
+    left_out = count - len(rows)
+    text = f"and {left_out} more" if left_out else none
+    return Html("".join(rows) + (fill(EMPTY, columns=columns, text=text) if left_out or not rows else ""))
 
 
 def _progress(job: JobView) -> Html:

@@ -101,12 +101,20 @@ def test_who_works_comes_first_then_the_queue_then_the_others() -> None:
     assert summary(now) == "1 of 2 workers running, 2 waiting, 1 uploading"
 
 
+def test_a_long_list_is_cut_behind_those_that_work() -> None:
+    waiting = tuple(
+        replace(JOB, id=f"{n:032d}", phase="queued", queue_position=n) for n in range(1, limits.STATUS_JOBS_MAX + 3)
+    )
+    rows = [cells[0] for cells in tree(replace(NOW, jobs=(*waiting, JOB))).rows]
+    assert JOB.id in rows and f"{1:032d}" in rows and waiting[-1].id not in rows and "and 3 more" in rows
+
+
 def test_only_the_latest_ended_jobs_are_listed() -> None:
     count = limits.STATUS_ENDED_JOBS_MAX + 5
     jobs = tuple(replace(JOB, id=f"{n:032d}", phase="finished", created_unix_s=float(n)) for n in range(count))
     rows = [cells[0] for cells in tree(replace(NOW, jobs=jobs, workers=())).rows]
     assert f"{count - 1:032d}" in rows and f"{4:032d}" not in rows
-    assert "and 5 older ones" in rows and "No jobs." in rows
+    assert "and 5 more" in rows and "No jobs." in rows
 
 
 def test_conditions_that_do_not_hold_are_told() -> None:
