@@ -1,4 +1,4 @@
-"""``hetal jobs``: list, show, cancel and delete jobs on a server."""
+"""``hetal jobs``: list, show, cancel and delete jobs on a server, and tell what one may have there."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ else:
 
 def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser("jobs", help="look after jobs on a server")
-    parser.add_argument("action", choices=("list", "show", "cancel", "delete"))
+    parser.add_argument("action", choices=("list", "show", "cancel", "delete", "shares"))
     parser.add_argument("job", nargs="?", metavar="ID", help="for show, cancel and delete")
     parser.add_argument("--server", required=True, metavar="HOST:PORT")
     parser.add_argument("--json", action="store_true")
@@ -32,8 +32,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if (args.action == "list") != (args.job is None):
-        args.parser.error("list takes no ID; show, cancel and delete take one")
+    if (args.action in ("list", "shares")) != (args.job is None):
+        args.parser.error("list and shares take no ID; show, cancel and delete take one")
     return asyncio.run(_run(args))
 
 
@@ -45,6 +45,9 @@ async def _run(args: argparse.Namespace) -> int:
                 print(json.dumps([MessageToDict(job) for job in jobs]))
             for job in jobs if not args.json else ():
                 print(_line(job))
+        elif args.action == "shares":
+            shares = await client.shares()
+            print(json.dumps(MessageToDict(shares)) if args.json else _shares(shares))
         elif args.action == "delete":
             freed = await client.delete(args.job)
             print(json.dumps({"bytes_freed": freed}) if args.json else f"{size(freed)} freed")
@@ -54,6 +57,17 @@ async def _run(args: argparse.Namespace) -> int:
             if job.HasField("failure") and not args.json:
                 print(f"  [{job.failure.code}] {job.failure.message}\n  hint: {job.failure.hint}")
     return 0
+
+
+def _shares(shares: Any) -> str:
+    rows = (
+        ("unfinished jobs", shares.unfinished_jobs, shares.unfinished_jobs_max),
+        ("jobs", shares.jobs, shares.jobs_max),
+        ("bytes stored", size(shares.bytes), size(shares.bytes_max)),
+        ("compute minutes", f"{shares.compute_minutes:.1f}", f"{shares.compute_minutes_max:g}"),
+    )
+    lines = [f"{what:15}  {has:>8} of {most}" for what, has, most in rows]
+    return "\n".join([shares.owner, *lines]) + f" in {shares.compute_days} days"
 
 
 def _line(job: Any) -> str:

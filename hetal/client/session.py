@@ -166,6 +166,10 @@ class Client:
         """All jobs that the server knows (``Job``)."""
         return list((await self._transport.call("ListJobs", pb.ListJobsRequest())).jobs)
 
+    async def shares(self) -> Any:
+        """Who the server takes this client for, what it has there, and what it may have (``Shares``)."""
+        return await self._transport.call("GetShares", pb.GetSharesRequest())
+
     async def get(self, job_id: str) -> Any:
         return await self._transport.call("GetJob", pb.GetJobRequest(job_id=job_id))
 

@@ -156,6 +156,8 @@ async def test_right_certificates_on_all_addresses(tmp_path: Path, certs: Certs)
         files = ["--ca", str(tls.ca), "--cert", str(tls.cert), "--key", str(tls.key)]
         listed = await hetal("jobs", "list", "--json", "--server", address, *files)
         assert (listed.returncode, listed.stdout) == (0, "[]\n")
+        shares = await hetal("jobs", "shares", "--server", address, *files)
+        assert shares.stdout.splitlines()[:2] == ["cn:alice", "unfinished jobs         0 of 100"]
         half = await hetal("jobs", "list", "--server", address, *files[:2])
         assert half.returncode == 2 and "TLS lacks --cert and --key" in half.stderr
     assert '"these certificates are for tests"' in (tmp_path / "data.log").read_text()

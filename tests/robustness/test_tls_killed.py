@@ -79,6 +79,8 @@ async def test_training_and_prediction(tmp_path: Path) -> None:
         await asyncio.gather(beginning, *struck)
         assert (len(servers), job.history.epochs) == (2, 2)
         assert (await client.get(job.id)).owner == "cn:alice"
+        shares = await client.shares()
+        assert shares.jobs == 1 and shares.bytes > 1_000_000 and shares.compute_minutes > 0
         logits = await client.predict_encrypted(job.id, job.model, job.keys, DATA.x_test)
         assert np.abs(logits - job.model.logits(DATA.x_test)).max() < 0.05
     servers[-1].terminate()
