@@ -27,7 +27,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "robustness"))
 import entry_points
-from entry_points import FAILURE, PURE, RPCS, StoredMetadata, calls, failures, http, train, witness
+from entry_points import FAILURE, PURE, RPCS, StoredMetadata, calls, failures, garbage, http, train, witness
 
 # Shares of all runs. A damaged database costs milliseconds, a frame microseconds.
 SHARES = {
@@ -36,7 +36,8 @@ SHARES = {
     "snapshot": 0.1,
     "worker line": 0.08,
     "database": 0.01,
-    "http": 0.03,
+    "http": 0.025,
+    "socket": 0.005,
     **dict.fromkeys(RPCS, 0.38 / len(RPCS)),
 }
 LOSS_TOLERANCE = 1e-3
@@ -70,23 +71,25 @@ async def _run(folder: Path, seed: int, runs: int, with_training: bool) -> tuple
     async with calls(folder / "data", **options) as running:
         losses: list[float] = []
         if with_training:
-            running.finished, losses = await train(running.server.port)
+            running.finished, losses, running.features = await train(running.server.port)
         looks = await witness(running)
         before = await looks()
         other = asyncio.ensure_future(train(running.server.port)) if with_training else None
-        left = {name: counts[name] for name in (*RPCS, "http")}
+        left = {name: counts[name] for name in (*RPCS, "http", "socket")}
         rngs = {name: np.random.default_rng((seed, 100 + index)) for index, name in enumerate(left)}
         while any(left.values()):
             for name in left:
                 tally = found.setdefault(name, Counter())
                 for _ in range(min(BATCH, left[name])):
-                    if name == "http":
+                    if name == "socket":
+                        tally[await garbage(rngs[name], running.server.port)] += 1
+                    elif name == "http":
                         tally[await http(rngs[name], running.server.http_port or 0)] += 1
                     else:
                         tally[await running.fuzz(name, rngs[name])] += 1
                 left[name] -= min(BATCH, left[name])
         if other is not None:
-            _, again = await asyncio.wait_for(other, 600)
+            _, again, _ = await asyncio.wait_for(other, 600)
             if len(again) != len(losses) or not np.allclose(again, losses, atol=LOSS_TOLERANCE):
                 wrong.append(f"the training beside gave the losses {again} in place of {losses}")
         if await looks() != before:

@@ -30,7 +30,9 @@ from hetal.ckks.framing import Kind, frame, join, kind_of, split, unframe
 from hetal.ckks.presets import TEST_PRESET, preset
 from hetal.cli.demo import dataset
 from hetal.client import Client, SoftmaxSpec
+from hetal.client.encrypt import Encryptor
 from hetal.errors import HetalError, WorkerDiedError
+from hetal.kernels.plan import plan
 from hetal.protocol.job import PROTOCOL_VERSION, JobSpec
 from hetal.protocol.server_machine import ServerJob, Snapshot
 from hetal.protocol.wire import manifest_from_proto, manifest_to_proto
@@ -47,6 +49,8 @@ NO_MESSAGE = "no message"
 DIGEST = bytes(range(32))
 CALL_TIMEOUT_S = 20.0
 JOBS_KEPT = 12
+ROWS = 3
+SOUND_SHARE = 0.05
 SERVICE = "/hetal.v1.Hetal/"
 METHODS = pb.DESCRIPTOR.services_by_name["Hetal"].methods_by_name
 RPCS = tuple(METHODS)
@@ -353,6 +357,7 @@ class Calls:
     methods: dict[str, Any]
     jobs: list[str]
     finished: str = ""
+    features: bytes = b""
     made: int = 0
 
     async def call(self, rpc: str, requests: Sequence[bytes]) -> str:
@@ -399,7 +404,7 @@ class Calls:
 
     async def job(self, rng: Generator) -> str:
         """A job that may be harmed: a new one now and then, the oldest deleted in its place."""
-        if len(self.jobs) < JOBS_KEPT or rng.random() < 0.02:
+        if len(self.jobs) < JOBS_KEPT or rng.random() < 0.1:
             await self.make_job()
         if len(self.jobs) > JOBS_KEPT:
             await self.call("DeleteJob", [pb.DeleteJobRequest(job_id=self.jobs.pop(0)).SerializeToString()])
@@ -420,7 +425,8 @@ class Calls:
         sound = await self.sound(rpc, rng)
         if len(sound) > 1:
             sound = _mutant_stream(rng, sound)
-        hit = int(rng.integers(len(sound)))
+        # Some calls are sound but for their content or order.
+        hit = int(rng.integers(len(sound))) if rng.random() > SOUND_SHARE else -1
         other = pick(rng, sound).SerializeToString()
         requests = [
             mutant_message(rng, message, other) if index == hit else message.SerializeToString()
@@ -458,7 +464,11 @@ class Calls:
                 header = pb.UploadHeader(job_id=job, name=name, bytes=len(data), sha256=digest)
                 return [pb.UploadBlobRequest(header=header), *(pb.UploadBlobRequest(chunk=chunk) for chunk in chunks)]
             case "Predict":
-                header = pb.PredictHeader(job_id=self.finished or job, samples=3, bytes=len(data), sha256=digest)
+                # Damaged features with the hash that they have now and then: these reach the worker.
+                if self.features and rng.random() < 0.02:
+                    data = mutant_bytes(rng, self.features) if rng.random() < 0.5 else self.features
+                    digest, chunks = hashlib.sha256(data).digest(), [pb.UploadChunk(data=data)]
+                header = pb.PredictHeader(job_id=self.finished or job, samples=ROWS, bytes=len(data), sha256=digest)
                 return [pb.PredictRequest(header=header), *(pb.PredictRequest(chunk=chunk) for chunk in chunks)]
             case "Train":
                 attach = pb.TrainRequest(job_id=job, attach=pb.Attach(session="session"))
@@ -573,8 +583,25 @@ def failures(counts: Counter[str]) -> int:
     return sum(number for outcome, number in counts.items() if outcome.startswith(FAILURE))
 
 
-async def train(port: int) -> tuple[str, list[float]]:
-    """A real, short training against the server: its job, and the validation losses."""
+async def garbage(rng: Generator, port: int) -> str:
+    """Bytes that are nearly HTTP/2 on the port of the calls; gRPC itself reads them."""
+    call = b"\0\0\0\4\0\0\0\0\0" + b"\0\0\x2e\1\4\0\0\0\1" + (SERVICE + "GetServerInfo").encode()
+    sound = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + call + rng.bytes(int(rng.integers(64)))
+    data = mutant_bytes(rng, sound, sound)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        writer.write_eof()
+        answer = await asyncio.wait_for(reader.read(1 << 16), CALL_TIMEOUT_S)
+    except ConnectionError:
+        return "closed"
+    finally:
+        writer.close()
+    return ANSWERED if answer else "closed"
+
+
+async def train(port: int) -> tuple[str, list[float], bytes]:
+    """A real, short training against the server: its job, the validation losses, and encrypted features of ``ROWS``."""
     data = dataset("wine")
     async with Client(f"127.0.0.1:{port}") as client:
         job = await client.train(
@@ -585,4 +612,5 @@ async def train(port: int) -> tuple[str, list[float]]:
             softmax=SoftmaxSpec(extensions=2),
             name="witness",
         )
-    return job.id, job.history.losses
+    features = Encryptor(job.spec, plan(job.spec), job.keys).features(job.model.prepared(data.x_test[:ROWS]))
+    return job.id, job.history.losses, features

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from entry_points import ANSWERED, FAILURE, PURE, RPCS, StoredMetadata, calls, failures, http, verdict, witness
+from entry_points import ANSWERED, FAILURE, PURE, RPCS, StoredMetadata, calls, failures, garbage, http, verdict, witness
 
 from hetal._pb import hetal_pb2 as pb
 from hetal.errors import StoreCorruptError
@@ -47,6 +47,8 @@ async def test_calls_are_answered_or_refused_and_other_jobs_stay(tmp_path: Path)
         port = running.server.http_port
         assert port is not None
         counts = Counter([await http(rng, port) for _ in range(CALLS)])
+        assert failures(counts) == 0, counts
+        counts = Counter([await garbage(rng, running.server.port) for _ in range(CALLS)])
         assert failures(counts) == 0, counts
         assert await looks() == before
 
