@@ -185,6 +185,22 @@ class Evaluator(ABC):
         self.counts["mul", level] += 1
         return Ciphertext(self._mul_no_relin(a, b), level, 3)
 
+    def inner_product(self, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> Ciphertext:
+        """sum_i a[i] * b[i], of three parts: a level below the lowest operand.
+
+        Counted as products and additions; a backend may make them in one pass.
+
+        Raises:
+            ShapeError: no terms, or not as many on both sides.
+        """
+        if not a or len(a) != len(b):
+            raise ShapeError(f"{len(a)} ciphertexts times {len(b)}")
+        self._two_parts(*a, *b)
+        level = self._spend(min(ct.level for ct in (*a, *b)), "an inner product")
+        self.counts["mul", level] += len(a)
+        self.counts["add", level] += len(a) - 1
+        return Ciphertext(self._inner_product(a, b), level, 3)
+
     def relinearize(self, a: Ciphertext) -> Ciphertext:
         if a.parts == 2:
             return a
@@ -328,6 +344,15 @@ class Evaluator(ABC):
         if array.shape != (self.slots,):
             raise ShapeError(f"a plain operand has {self.slots} slots, not shape {array.shape}")
         return cast(Vector, array)
+
+    def _inner_product(self, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> Any:
+        def product(x: Ciphertext, y: Ciphertext) -> Ciphertext:
+            return Ciphertext(self._mul_no_relin(x, y), min(x.level, y.level) - 1, 3)
+
+        total, *terms = map(product, a, b)
+        for term in terms:
+            total = Ciphertext(self._add(total, term), min(total.level, term.level), 3)
+        return total.payload
 
     def _combine(self, cts: Sequence[Ciphertext], factors: Sequence[float | Vector]) -> Any:
         def product(ct: Ciphertext, factor: float | Vector) -> Ciphertext:

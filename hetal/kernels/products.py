@@ -244,7 +244,7 @@ def _copies_by_hoisting(ev: Evaluator, residual: Ciphertext, layout: ReplicaLayo
 
 
 def _sum_of_products(ev: Evaluator, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> Ciphertext:
-    return ev.relinearize(ev.sum(ev.mul_no_relin(left, right) for left, right in zip(a, b, strict=True)))
+    return ev.relinearize(ev.inner_product(a, b))
 
 
 def _horner(ev: Evaluator, terms: Sequence[Ciphertext], step: int) -> Ciphertext:

@@ -187,15 +187,10 @@ def _combine(ev: Evaluator, leaves: Sequence[Ciphertext | None], basis: _Basis) 
 
 def _giant_steps(ev: Evaluator, leaves: Sequence[Ciphertext | None], basis: _Basis) -> Ciphertext | None:
     """sum_j leaves[j] * G_j, where G_0 is 1 and None is 0."""
-    total: Ciphertext | None = None
-    for j, leaf in enumerate(leaves[1:], start=1):
-        if leaf is not None:
-            product = ev.mul_no_relin(leaf, basis(BABY * j))
-            total = product if total is None else ev.add(total, product)
-    first = leaves[0]
-    if total is None:
+    first, terms = leaves[0], [(leaf, basis(BABY * j)) for j, leaf in enumerate(leaves) if j and leaf is not None]
+    if not terms:
         return first
-    total = ev.relinearize(total)
+    total = ev.relinearize(ev.inner_product(*zip(*terms, strict=True)))
     return total if first is None else ev.add(first, total)
 
 

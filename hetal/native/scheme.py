@@ -26,6 +26,7 @@ SCALE_TOLERANCE: Final = 2.0**-34
 # Of one sum of products in the engine, and of its smallest compact polynomial.
 TERMS_MAX: Final = 64
 COMPACT_WORDS: Final = 64
+PAIRS_MAX: Final = TERMS_MAX // 2
 
 Poly = Any
 Key = Any
@@ -177,6 +178,23 @@ class Scheme:
         a, b = self._spendable(a), self._spendable(b)
         first, second = (a.parts[0], a.parts[1]), (b.parts[0], b.parts[1])
         return Ct(tuple(self.ring.tensor(first, second)), a.scale * b.scale, 2)
+
+    def inner_product(self, a: Sequence[Ct], b: Sequence[Ct]) -> Ct:
+        """The sum of products of two-part ciphertexts, of three parts, rescaling pending, in one pass over them.
+
+        Raises:
+            LevelError: an operand has no level left.
+        """
+        level = min(ct.level for ct in (*a, *b))
+        xs, ys = ([self._spendable(self.drop(ct, level) if ct.level > level else ct) for ct in cts] for cts in (a, b))
+        sums = [self._products(xs[at : at + PAIRS_MAX], ys[at : at + PAIRS_MAX]) for at in range(0, len(xs), PAIRS_MAX)]
+        parts = tuple(functools.reduce(self.ring.add, part) for part in zip(*sums, strict=True))
+        return Ct(parts, xs[0].scale * ys[0].scale, 2)
+
+    def _products(self, a: Sequence[Ct], b: Sequence[Ct]) -> tuple[Poly, Poly, Poly]:
+        (a0, a1), (b0, b1) = ([[ct.parts[i] for ct in cts] for i in (0, 1)] for cts in (a, b))
+        dot = self.ring.dot
+        return dot(a0, b0), dot([*a0, *a1], [*b1, *b0]), dot(a1, b1)
 
     def relinearize(self, a: Ct) -> Ct:
         """Two parts of three, with a pending rescaling merged into the division by P.

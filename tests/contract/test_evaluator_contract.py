@@ -506,3 +506,20 @@ def test_linear_combinations(backend: Backend) -> None:
         backend.ev.combine(cts, factors[:2])
     with pytest.raises(LevelError):
         backend.ev.combine([backend.encrypt(vectors[0], 0)], [1.0])
+
+
+def test_inner_products(backend: Backend) -> None:
+    """Of ciphertexts at several levels, and of more terms than one pass takes."""
+    rng = np.random.default_rng(6)
+    vectors = [rng.uniform(-1.0, 1.0, backend.params.slots) for _ in range(4)]
+    a, b, c, d = (backend.encrypt(vector, 6 - index) for index, vector in enumerate(vectors))
+    result = backend.ev.relinearize(backend.ev.inner_product([a, b], [c, d]))
+    assert result.level == 2 == backend.true_level(result)
+    expected = vectors[0] * vectors[2] + vectors[1] * vectors[3]
+    assert np.abs(backend.decrypt(result) - expected).max() < PRECISION
+    many = backend.ev.relinearize(backend.ev.inner_product([a] * 35, [c] * 35))
+    assert np.abs(backend.decrypt(many) - 35 * vectors[0] * vectors[2]).max() < 35 * PRECISION
+    with pytest.raises(ShapeError):
+        backend.ev.inner_product([a], [b, c])
+    with pytest.raises(LevelError):
+        backend.ev.inner_product([a], [backend.encrypt(vectors[0], 0)])

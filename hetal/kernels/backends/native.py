@@ -281,6 +281,9 @@ class NativeEvaluator(Evaluator):
             return Cell(self.scheme.tensor(self._settled(a), self._settled(b)))
         return Cell(self.scheme.tensor(a.payload.value, b.payload.value))
 
+    def _inner_product(self, a: Sequence[Ciphertext], b: Sequence[Ciphertext]) -> Cell:
+        return Cell(self.scheme.inner_product([self._settled(ct) for ct in a], [self._settled(ct) for ct in b]))
+
     def _relinearize(self, a: Ciphertext) -> Cell:
         return Cell(self.scheme.relinearize(a.payload.value))
 
