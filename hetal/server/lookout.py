@@ -91,5 +91,6 @@ def view(job: Job, queue_position: int) -> JobView:
         queue_position=queue_position,
         failure=snap.failure.code if snap.failure is not None else "",
         created_unix_s=job.created_unix_s,
+        device=job.training.device if job.training is not None else "",
         pid=job.training.pid if job.training is not None else None,
     )

@@ -33,6 +33,7 @@ class JobView:
         seconds_per_iteration: 0 until known.
         queue_position: from 1; 0 when it does not wait for a worker.
         failure: an error's code, or empty.
+        device: that its worker computes on, or empty.
         pid: of its worker.
     """
 
@@ -46,6 +47,7 @@ class JobView:
     queue_position: int
     failure: str
     created_unix_s: float
+    device: str
     pid: int | None
 
     @property

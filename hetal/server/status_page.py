@@ -50,7 +50,7 @@ PAGE: Final = """<!doctype html>
 <table>
 <thead><tr><th scope="col">Job</th><th scope="col">Phase</th><th scope="col">Epoch</th><th scope="col">Progress</th>
 <th scope="col" class="number">Per iteration</th><th scope="col" class="number">Left, at most</th>
-<th scope="col" class="number">Memory</th><th scope="col" class="number">Cores</th>
+<th scope="col">Device</th><th scope="col" class="number">Memory</th><th scope="col" class="number">Cores</th>
 <th scope="col" class="number">Age</th></tr></thead>
 <tbody id="jobs" data-live>{jobs}</tbody>
 </table>
@@ -78,7 +78,7 @@ PAGE: Final = """<!doctype html>
 """
 JOB: Final = """
 <tr><th scope="row"><code>{id}</code></th><td><span class="badge {tone}">{phase}</span></td><td>{epoch}</td>
-<td>{progress}</td><td class="number">{seconds}</td><td class="number">{left}</td>
+<td>{progress}</td><td class="number">{seconds}</td><td class="number">{left}</td><td>{device}</td>
 <td class="number">{memory}</td><td class="number">{cores}</td><td class="number">{age}</td></tr>"""
 ENDED: Final = """
 <tr><th scope="row"><code>{id}</code></th><td><span class="badge {tone}">{phase}</span></td><td>{epoch}</td>
@@ -129,7 +129,7 @@ def page(now: Overview) -> bytes:
         time=time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(now.unix_s)),
         checks=Html("".join(fill("<li>{name}: {detail}</li>", name=c.name, detail=c.detail) for c in failing)),
         checks_hidden=Html("" if failing else " hidden"),
-        jobs=_table(rows, len(active), columns=9, none="No jobs."),
+        jobs=_table(rows, len(active), columns=10, none="No jobs."),
         ended=_table(ended_rows, len(ended), columns=5, none="None yet."),
         devices=Html("".join(map(_device, now.devices)) + _disk(now)),
     ).encode()
@@ -167,6 +167,7 @@ def _job(job: JobView, worker: WorkerUse | None, now: Overview) -> Html:
         progress=_progress(job),
         seconds=f"{job.seconds_per_iteration:.3g} s" if job.seconds_per_iteration else "",
         left=span(left) if job.seconds_per_iteration and job.iterations_max else "",
+        device=job.device,
         memory=size(worker.resident_bytes) if worker is not None else "",
         cores=f"{worker.cores:.1f}" if worker is not None else "",
         age=span(now.unix_s - job.created_unix_s),

@@ -29,7 +29,11 @@ from hetal.server.worker_process import Record, WorkerProcess
 
 
 class Training:
-    """One worker of one job, from its start to its end."""
+    """One worker of one job, from its start to its end.
+
+    Attributes:
+        device: that the worker computes on; empty until it has one.
+    """
 
     def __init__(
         self,
@@ -51,6 +55,7 @@ class Training:
         self._config = config
         self._placement = placement
         self._memory_bytes = memory_bytes
+        self.device = ""
         self._process: WorkerProcess | None = None
         self._stopped = asyncio.Event()
         self._ended = asyncio.Event()
@@ -70,10 +75,10 @@ class Training:
             command = await in_thread(self._command)
             failpoint("worker.start")
             place = await in_thread(self._placement.take, self._memory_bytes)
+            self.device = place.device
             self._process = process = await WorkerProcess.start(self._config, self._job_id, place.device)
             failpoint("worker.started")
-            answered, device = self._answered_epoch, place.device
-            event("worker started", job=self._job_id, answered_epoch=answered, device=device)
+            event("worker started", job=self._job_id, answered_epoch=self._answered_epoch, device=self.device)
             if not self._stopped.is_set():
                 await process.send(command)
                 failpoint("worker.commanded")

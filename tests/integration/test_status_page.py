@@ -24,6 +24,7 @@ JOB = JobView(
     queue_position=0,
     failure="",
     created_unix_s=1_000_000.0,
+    device="cuda:0",
     pid=17,
 )
 NOW = Overview(
@@ -82,7 +83,17 @@ def row(now: Overview, job: JobView) -> list[str]:
 
 def test_a_job_that_trains() -> None:
     cells = row(NOW, JOB)
-    assert cells[1:] == ["training", "3 of 10", "27 of 100", "80 s", "1 h 37 min", "9.2 GB", "3.9", "1 h 1 min"]
+    assert cells[1:] == [
+        "training",
+        "3 of 10",
+        "27 of 100",
+        "80 s",
+        "1 h 37 min",
+        "cuda:0",
+        "9.2 GB",
+        "3.9",
+        "1 h 1 min",
+    ]
     assert ("progress", "aria-label", "training, 27 of 100") in tree(NOW).attributes
 
 
