@@ -20,6 +20,7 @@ from hetal import native
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli import bench_device
 from hetal.cli.bench_engine_process import HOISTED, INPUTS, KEYS, RESULTS, precision
+from hetal.cli.device_work import engine_report
 from hetal.cli.machine import machine_facts
 from hetal.client.keys import KeySet
 from hetal.errors import BackendError
@@ -56,7 +57,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def command(args: argparse.Namespace) -> int:
     """Print the report."""
     device = bench_device.on_device(args)
-    report = bench_device.engine_report(args, preset(args.preset)) if device else run(args)
+    report = engine_report(bench_device.bench_of(args), args.bootstraps) if device else run(args)
     if args.json:
         print(json.dumps(report, indent=2))
     elif device:

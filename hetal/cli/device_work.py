@@ -6,7 +6,8 @@ What the work computes is compared with the CPU elsewhere; here it is only timed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from statistics import median
 from typing import Any, Final
 
@@ -15,11 +16,16 @@ from numpy.typing import NDArray
 
 from hetal.ckks.chain import engine_prime_count
 from hetal.ckks.parameters import Parameters
+from hetal.cli.matmul_work import PAPER_SECONDS, Counts, Shape, operands, prepared
 from hetal.kernels.backends.native import Cell, NativeEvaluator, bootstrap_key_limbs
 from hetal.kernels.evaluator import Ciphertext
+from hetal.kernels.plan import plan
 from hetal.native.cuda.device import Device, Launch
-from hetal.native.cuda.engine import Engine
+from hetal.native.cuda.dry import DryDriver
+from hetal.native.cuda.engine import Engine, open_engine
+from hetal.native.cuda.predict import MACHINES, predicted
 from hetal.native.scheme import Ct, Scheme
+from hetal.protocol.job import JobSpec
 
 # Below all moduli.
 RESIDUE_BITS: Final = 20
@@ -29,7 +35,11 @@ WARM_UPS: Final = 3
 HOISTED: Final = tuple(range(1, 9))
 SEED: Final = 0
 
+# Of the paper's products (Lee et al. 2023, table 1).
+PAPER_LEVEL: Final = 12
+
 Work = Callable[[], object]
+Report = dict[str, Any]
 
 
 class RandomScheme(Scheme):
@@ -69,6 +79,20 @@ class RandomEvaluator(NativeEvaluator):
         self._given += 1
         value = self._inputs[self._given % len(self._inputs)]
         return Ciphertext(Cell(value), value.level)
+
+    def at(self, level: int) -> Ciphertext:
+        """One of them, at a lower level."""
+        whole: Ct = self.encrypt().payload.value
+        ring, scheme = self.scheme.ring, self.scheme
+        parts = tuple(ring.truncate(part, level + 1) for part in whole.parts)
+        return Ciphertext(Cell(Ct(parts, scheme.canonical_scale(level + 1))), level)
+
+    def keep_keys(self, levels: Mapping[int, int]) -> None:
+        """Keys for rotations by steps, for the levels at which they are made."""
+        for steps, level in levels.items():
+            index = self.scheme.rotation_index(steps)
+            if index not in self.scheme.automorphisms:
+                self.scheme.automorphisms[index] = random_key(self.scheme.ring, self.params, level + 1)
 
     def prepare_bootstrap(self) -> None:
         """With the keys that a job keeps for it."""
@@ -164,3 +188,124 @@ def launches_of(ev: RandomEvaluator, work: Work) -> tuple[list[Launch], float]:
         work()
         host_s = time.perf_counter() - began
     return log, host_s
+
+
+class Bench:
+    """One device, there or pretended.
+
+    Args:
+        device: its name; where ``predict`` is given, that of nothing.
+        predict: key of :data:`hetal.native.cuda.predict.MACHINES`.
+        repeats: of each measurement.
+
+    Attributes:
+        head: of every report.
+    """
+
+    def __init__(self, params: Parameters, device: str, predict: str | None, repeats: int) -> None:
+        self.params = params
+        self._repeats = repeats
+        self._machine = MACHINES[predict] if predict else None
+        self._name = device if self._machine is None else self._machine.name
+        engine = self.open()
+        opened = engine.device
+        self.head: Report = {
+            "preset": params.name,
+            "ring_dimension": params.ring_dimension,
+            "limbs": params.top_level + 1,
+            "digits": params.spec.digits,
+            "predicted": self._machine is not None,
+            "device": asdict(self._machine or opened.driver.facts) | {"integers": opened.integers},
+        }
+        engine.close()
+
+    def open(self) -> Engine:
+        if self._machine is None:
+            return open_engine(self._name)
+        return Engine(Device(self._name, DryDriver(self._machine.architecture)))
+
+    def time(self, ev: RandomEvaluator, work: Work, repeats: int | None = None) -> Report:
+        """Seconds of the work, measured or predicted; ``host_s`` of a prediction is what Python took on this machine to
+        give the launches, without the driver's share."""
+        if self._machine is not None:
+            launches, host_s = launches_of(ev, work)
+            return {**predicted(launches, self._machine), "host_s": host_s}
+        return measure(ev, work, repeats or self._repeats)
+
+
+def engine_report(bench: Bench, bootstraps: int) -> Report:
+    """Operations at the top level and at the paper's, and a bootstrap."""
+    params = bench.params
+    levels: Report = {}
+    for level in sorted({params.top_level, min(PAPER_LEVEL, params.top_level)}, reverse=True):
+        engine = bench.open()
+        ev = RandomEvaluator(params, engine, level)
+        levels[str(level)] = {name: bench.time(ev, work) for name, work in operations(ev)}
+        ev.close()
+    engine = bench.open()
+    ev = RandomEvaluator(params, engine, params.top_level)
+    ev.prepare_bootstrap()
+    entered = ev.drop(ev.encrypt(), params.bootstrap_input_level)
+    bootstrap = bench.time(ev, lambda: ev.bootstrap(entered), bootstraps)
+    held, counts = engine.device.pool.held_bytes, dict(engine.device.counts)
+    ev.close()
+    return {**bench.head, "levels": levels, "bootstrap": bootstrap, "memory_bytes": held, "counts": counts}
+
+
+def matmul_report(bench: Bench, shapes: Mapping[Shape, Mapping[str, Counts]]) -> Report:
+    """Per shape and product the seconds at the paper's level, measured or predicted, beside the paper's on an A40.
+
+    PrivGD's are its counts times the seconds of single operations, as the paper's are. Shapes that do not fit into the
+    preset's slots are left out.
+    """
+    params = bench.params
+    level = min(PAPER_LEVEL, params.top_level)
+    engine = bench.open()
+    ev = RandomEvaluator(params, engine, level)
+    x, vector = ev.encrypt(), np.ones(ev.slots)
+    works: dict[str, Work] = {
+        "mul_plain": lambda: ev.mul_plain(x, vector),
+        "mul": lambda: ev.mul(x, x),
+        "rotate": lambda: ev.rotate(x, 1),
+    }
+    units = {name: bench.time(ev, work)["seconds"] for name, work in works.items()}
+    rows = []
+    for shape, products in shapes.items():
+        if shape.a * shape.c > ev.slots:
+            continue
+        paper = PAPER_SECONDS.get(shape, {})
+        columns: dict[str, Any] = {}
+        for name, counts in products.items():
+            seconds: Report
+            if name.startswith("privgd"):
+                total = sum(count * unit for count, unit in zip(counts, units.values(), strict=True))
+                seconds = {"seconds": total, "by_counts": True}
+            else:
+                seconds = bench.time(ev, prepared(ev, name, operands(shape)))
+            columns[name] = {**seconds, "paper_s": paper.get(name)}
+        rows.append({"a": shape.a, "b": shape.b, "c": shape.c, "columns": columns})
+    ev.close()
+    return {**bench.head, "level": level, "units_s": units, "shapes": rows}
+
+
+def training_report(bench: Bench, job: JobSpec) -> Report:
+    """One iteration of a training, by the circuit that its plan chooses."""
+    chosen = plan(job)
+    circuit, levels = chosen.circuit, chosen.circuit.levels
+    engine = bench.open()
+    ev = RandomEvaluator(bench.params, engine, bench.params.top_level)
+    ev.prepare_bootstrap()
+    ev.keep_keys(chosen.rotation_levels)
+    ev.schedule = dict(getattr(circuit, "schedule", {}))
+    rows = job.batch_rows(0)
+    state = circuit.begin(ev, [ev.at(levels.weights) for _ in range(circuit.weights_count)])
+    x = [ev.at(levels.features) for _ in range(circuit.features_count(rows))]
+    y = [ev.at(levels.labels) for _ in range(circuit.labels_count(rows))]
+    # The state of a training that goes on has the levels that an iteration leaves.
+    state = circuit.iterate(ev, state, x, y, step=0, rows=rows)
+    timing = bench.time(ev, lambda: circuit.iterate(ev, state, x, y, step=1, rows=rows))
+    held = engine.device.pool.held_bytes
+    ev.close()
+    shape = {"rows": rows, "columns": job.columns, "classes": job.classes, "method": job.method}
+    operations = {**shape, "bootstraps": chosen.bootstraps, "circuit": type(circuit).__name__}
+    return {**bench.head, **operations, "iteration": timing, "memory_bytes": held}

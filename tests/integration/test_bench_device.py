@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from hetal.cli import bench_matmul
-from hetal.cli.bench_matmul import LABELS, PAPER, Shape
 from hetal.cli.main import main
+from hetal.cli.matmul_work import LABELS, PAPER, Shape
 from hetal.native.cuda.device import Launch
 from hetal.native.cuda.driver import Grid
 from hetal.native.cuda.predict import MACHINES, predicted
@@ -58,7 +58,6 @@ def test_matrix_products_on_an_emulated_device(
 ) -> None:
     small = Shape(64, 16, 2)
     monkeypatch.setattr(bench_matmul, "PAPER", {small: PAPER[Shape(128, 128, 4)]})
-    monkeypatch.setattr(bench_matmul, "PAPER_SECONDS", {small: {}})
     report = report_of(capsys, "matmul", "--device", "emulated", "--repeats", "1")
     ((shape),) = report["shapes"]
     assert not report["predicted"]

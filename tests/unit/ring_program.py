@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,7 +90,8 @@ class Program:
         a, b, c, d = (ring.from_residues(v, p_limbs) for v in self.operands)
         low = ring.truncate(a, q_limbs)
         rng = np.random.default_rng(9)
-        small, run2, whole = (np.round(rng.normal(size=n) * 2.0**50) for n in (64, self.dimension // 2, self.dimension))
+        sizes = (64, self.dimension // 2, self.dimension)
+        small, run2, whole = (rng.integers(-(2**52), 2**52, size).astype(float) for size in sizes)
         compact, paired, plain = (ring.from_coefficients(v, q_limbs, p_limbs) for v in (small, run2, whole))
         key = ring.read_key(*self.key, q_limbs, p_limbs)
         first = ring.read_key(*self.key, 1, max(1, p_limbs - 1))
@@ -113,3 +119,42 @@ class Program:
         rows = ring.transform([(a, b), (c, d)], [[c, None], [compact, plain], [paired, b]])
         polys["transform"] = [part for pair in rows for part in pair]
         return {f"{name} {i}": ring.residues(p) for name, list_ in polys.items() for i, p in enumerate(list_)}
+
+
+# -- for devices that have no CPU engine beside them -------------------------------------------------------------------
+
+# By program and result: the first half of the SHA-256 of the residues that the CPU gives, as little-endian words.
+RESIDUES = Path(__file__).with_name("device_residues.json")
+
+
+def programs() -> Iterator[tuple[str, Program]]:
+    """Small ones on all kinds of moduli, sums and digits of all sizes; then the shape of the default preset."""
+    for log2_dimension in (10, 11, 13):
+        for name in sorted(CHAINS):
+            yield f"{name}, 2^{log2_dimension}", Program(name, log2_dimension, 4, 3, 2)
+    for name in sorted(CHAINS):
+        yield f"{name}, long sums", Program(name, 10, 20, 19, 18)
+        yield f"{name}, many digits", Program(name, 10, 18, 2, 1)
+    for log2_dimension in (12, 14, 15, 17):
+        yield f"mixed, 2^{log2_dimension}", Program("mixed", log2_dimension, 2, 2, 1)
+    for name in ("mixed", "narrow", "tight"):
+        yield f"{name}, 2^16", Program(name, 16, 3, 2, 2)
+    yield "as the default preset", Program("narrow", 16, 27, 8, 7)
+
+
+def digests(results: dict[str, Array]) -> dict[str, str]:
+    return {name: hashlib.sha256(words.astype("<u8").tobytes()).hexdigest()[:32] for name, words in results.items()}
+
+
+def main() -> int:
+    """Writes what :data:`RESIDUES` holds, from the CPU."""
+    from hetal.native import load_engine
+
+    engine = load_engine()
+    found = {name: digests(program.run(program.ring(engine))) for name, program in programs()}
+    RESIDUES.write_text(json.dumps(found, indent=0) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

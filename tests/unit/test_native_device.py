@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from native_client import Client, small_parameters
-from ring_program import CHAINS, Program, chain, uniform
+from ring_program import CHAINS, RESIDUES, Program, chain, digests, programs, uniform
 
 from hetal.errors import DeviceMemoryError
 from hetal.native import load_engine
@@ -34,8 +35,17 @@ def device() -> Iterator[Device]:
     made.close()
 
 
+def results(program: Program, made: Any) -> dict[str, Any]:
+    ring = program.ring(made)
+    found: dict[str, Any] = program.run(ring)
+    for limb, residues in enumerate(program.operands[0]):
+        found[f"forward {limb}"] = made.forward_ntt(ring, residues, limb)
+        found[f"inverse {limb}"] = made.inverse_ntt(ring, residues, limb)
+    return found
+
+
 def assert_same(program: Program, device: Device) -> None:
-    due, got = program.run(program.ring(engine)), program.run(program.ring(Engine(device)))
+    due, got = results(program, engine), results(program, Engine(device))
     assert [name for name in due if not (due[name] == got[name]).all()] == []
 
 
@@ -239,3 +249,12 @@ def test_a_graph_holds_its_keys_and_gives_its_memory_back(device: Device) -> Non
         got, _ = ring.replayed("read", [a], lambda parts: ([ring.from_residues(ring.residues(parts[0]))], None))
         assert (ring.residues(got[0]) == residues).all()
     assert device.counts["replays"] == 4
+
+
+def test_the_residues_that_devices_are_compared_with_are_the_cpus() -> None:
+    known = json.loads(RESIDUES.read_text())
+    names = [name for name, _ in programs()]
+    assert list(known) == names
+    for name, program in programs():
+        if program.log2_dimension < 12:
+            assert digests(program.run(program.ring(engine))) == known[name]

@@ -9,7 +9,7 @@ from hetal.errors import DeviceError
 from hetal.native.cuda.device import Device
 from hetal.native.cuda.driver import Driver
 from hetal.native.cuda.keys import KeyCache
-from hetal.native.cuda.ring import Ring
+from hetal.native.cuda.ring import Ring, Words
 
 _NAME: Final = re.compile(r"(cuda|emulated)(?::(\d{1,3}))?")
 
@@ -26,6 +26,15 @@ class Engine:
         self.device = device
         self.keys = KeyCache(device, key_bytes)
         self.Ring: type[Ring] = type("Ring", (Ring,), {"device": device, "keys": self.keys})
+
+    @staticmethod
+    def forward_ntt(ring: Ring, coefficients: Words, limb: int) -> Words:
+        """As the compiled module's."""
+        return ring.transformed_limb(coefficients, limb, forward=True)
+
+    @staticmethod
+    def inverse_ntt(ring: Ring, values: Words, limb: int) -> Words:
+        return ring.transformed_limb(values, limb, forward=False)
 
     def set_sequential(self, on: bool) -> None:
         """Operations have no threads here: those of several threads take turns."""

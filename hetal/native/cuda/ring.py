@@ -496,6 +496,23 @@ class Ring:
             self._launch("transform", first.limbs, groups, argument, moved, work)
         return out
 
+    @_locked
+    def transformed_limb(self, residues: Words, limb: int, *, forward: bool) -> Words:
+        """One limb from coefficients to evaluation form, or back; limb counts Q, then P."""
+        _require(0 <= limb < self._q_count + self._p_count and residues.size == self.dimension, "no such limb")
+        chain = Chain(self._moduli.address + limb * _LIMB_BYTES, 1, 0)
+        a = Poly(self.device.take(self._limb_bytes), 1, 0, self.dimension)
+        self._import(a.address, residues.reshape(1, -1), chain, [limb])
+        if forward:
+            self._forward(chain, [a.address], 1)
+        else:
+            self._inverse(chain, [a.address], [a.address], 1, self._scaled([1], [limb]))
+        words: Words = np.empty(self.dimension, dtype=np.uint64)
+        argument = batches.Unary(chain, polys([a.address]), polys([a.address]))
+        self._launch("export_words", 1, 1, argument, 2, 1)
+        self.device.download(words.view(np.uint8), a.address)
+        return words
+
     # -- graphs -------------------------------------------------------------------------------------------------------
 
     @_locked
