@@ -27,7 +27,7 @@ from hetal import limits, native
 from hetal.cli import gpu_driver
 from hetal.errors import CertificateError
 from hetal.protocol.transport_security import TEST_ORGANIZATION, is_loopback, read_certificates
-from hetal.server.config import ServerConfig
+from hetal.server.config import ServerConfig, parse_http_address
 
 GLIBC_NEEDED: Final = {(3, 10): (2, 35), (3, 12): (2, 39)}
 MEMORY_MIN_GIB: Final = 4
@@ -36,8 +36,6 @@ CERTIFICATE_DAYS_MIN: Final = 3
 MEMORY_DEFAULT_PRESET_GIB: Final = 12
 DISK_DEFAULT_PRESET_GIB: Final = 10
 GXX_MAJOR_MIN: Final = 11
-# The oldest capability that the engine's GPU kernels are compiled for.
-COMPUTE_MIN: Final = (7, 0)
 SERVER_TIMEOUT_S: Final = 10
 CODE_TIMEOUT_S: Final = 60
 
@@ -90,7 +88,9 @@ def of_server(config: ServerConfig) -> Iterator[Finding]:
     """What a server of this configuration needs."""
     yield certificates(config)
     yield disk(config.data_dir)
-    yield port(config.host, config.port)
+    yield port("port", config.host, config.port)
+    if config.http_address is not None:
+        yield port("http port", *parse_http_address(config.http_address))
 
 
 def python() -> Finding:
@@ -198,8 +198,19 @@ def gpu() -> Finding:
         for device in driver.devices
     )
     text = f"{names}; driver for CUDA {driver.cuda[0]}.{driver.cuda[1]}"
-    if all(device.compute < COMPUTE_MIN for device in driver.devices):
-        return Finding.warn("gpu", text, "Its capability is below 7.0: the processor computes.")
+    # CUDA's compiler may end the process that loads it, where it does not fit the machine.
+    architectures = [f"sm_{device.compute[0]}{device.compute[1]}" for device in driver.devices]
+    version, reason = _in_process(
+        "from hetal.native.cuda.nvrtc import find; compiler = find(); "
+        "print(compiler.version if compiler else '') ; "
+        f"compiler and [compiler.architecture_for(one) for one in {architectures!r}]"
+    )
+    if reason:
+        return Finding.warn("gpu", f"{text}; {reason}", "Until that is mended choose --device cpu.")
+    if not version:
+        remedy = "Install hetal[gpu]: servers compile their kernels for the device that they find."
+        return Finding.warn("gpu", f"{text}; NVIDIA's run-time compiler is missing", remedy)
+    text = f"{text}; NVRTC {version}"
     return Finding.ok("gpu", text)
 
 
@@ -258,7 +269,7 @@ def disk(data_dir: Path) -> Finding:
     return Finding.ok("disk", text)
 
 
-def port(host: str, number: int) -> Finding:
+def port(subject: str, host: str, number: int) -> Finding:
     """Whether a server could listen there now."""
     text = f"{host}:{number}"
     try:
@@ -270,8 +281,8 @@ def port(host: str, number: int) -> Finding:
             probe.bind(address)
     except OSError as error:
         remedy = "Choose another --listen, or end what listens there, unless it is the hetal server itself."
-        return Finding.warn("port", f"{text} cannot be listened on: {error.strerror or error}", remedy)
-    return Finding.ok("port", f"{text} is free")
+        return Finding.warn(subject, f"{text} cannot be listened on: {error.strerror or error}", remedy)
+    return Finding.ok(subject, f"{text} is free")
 
 
 def _in_process(code: str) -> tuple[str, str]:

@@ -63,7 +63,12 @@ def _findings(args: argparse.Namespace) -> Iterator[Finding]:
         yield Finding.fail("configuration", error.message, error.hint)
     else:
         origins = sorted({origin for origin in settings.origins.values() if origin != "default"})
-        yield Finding.ok("configuration", ", ".join(origins) or "defaults")
+        text = ", ".join(origins) or "defaults"
+        if settings.strangers:
+            remedy = "Correct the variable's name, unless another program reads it."
+            yield Finding.warn("configuration", f"{text}; {'; '.join(settings.strangers)}", remedy)
+        else:
+            yield Finding.ok("configuration", text)
         yield from checks.of_server(settings.config)
     if args.server is not None:
         yield asyncio.run(server(args))

@@ -47,12 +47,13 @@ def hardware_present() -> bool:
     return False
 
 
-def query(library: str = DRIVER_LIBRARY) -> Driver | None:
-    """Ask the driver; None where there is no driver library.
+def query(library: str | None = None) -> Driver | None:
+    """Ask the driver, ``DRIVER_LIBRARY`` by default; None where there is no such library. No context is made.
 
     Raises:
         DriverError: the library loads and its calls fail.
     """
+    library = library or DRIVER_LIBRARY
     try:
         cuda = ctypes.CDLL(library)
     except OSError:

@@ -41,6 +41,12 @@ def reachable_with_tls(config: ServerConfig) -> bool:
     return config.host == "0.0.0.0" and config.tls() is not None and not config.allow_plaintext
 
 
+def extras() -> set[str]:
+    """Names of the project's optional dependencies."""
+    block = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
+    return set(re.findall(r"^(\w+) = \[", block, re.MULTILINE))
+
+
 def tool(name: str) -> str:
     path = shutil.which(name)
     if path is None:
@@ -73,6 +79,10 @@ class TestSystemd:
         environment = dict(value.split("=", 1) for value in self.settings()["Environment"])
         assert set(environment) <= VARIABLES
         assert environment["HETAL_DATA_DIR"] == "%S/" + self.settings()["StateDirectory"][0]
+
+    def test_the_gpu_file_chooses_devices(self) -> None:
+        text = (DEPLOY / "systemd" / "gpu.conf").read_text()
+        assert loaded(dict(re.findall(r"^Environment=(\w+)=(.*)$", text, re.MULTILINE))).config.device == "auto"
 
     def test_it_waits_for_the_drain_and_spares_the_workers(self) -> None:
         settings = self.settings()
@@ -153,6 +163,9 @@ class TestContainer:
         extra = yaml.safe_load((DEPLOY / "container" / "compose.gpu.yaml").read_text())
         (device,) = extra["services"]["hetal"]["deploy"]["resources"]["reservations"]["devices"]
         assert device["capabilities"] == ["gpu"]
+        assert loaded(extra["services"]["hetal"]["environment"]).config.device == "auto"
+        assert extra["services"]["hetal"]["build"]["args"]["EXTRAS"] in extras()
+        assert ("ARG", "EXTRAS=") in self.instructions()
 
     def test_docker_compose_accepts_the_files(self) -> None:
         docker = tool("docker")
@@ -318,6 +331,8 @@ class TestChart:
         assert "nvidia.com/gpu" not in without["resources"]["limits"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
         assert pod["runtimeClassName"] == "nvidia"
+        assert {"name": "HETAL_DEVICE", "value": "auto"} in container["env"]
+        assert all(entry["name"] != "HETAL_DEVICE" for entry in without["env"])
 
     def test_optional_parts_render(self) -> None:
         changes: dict[str, Any] = {

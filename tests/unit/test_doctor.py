@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import subprocess
 from datetime import timedelta
@@ -14,7 +15,7 @@ import pytest
 from hetal.cli import checks, gpu_driver
 from hetal.cli.certs import make_certificates
 from hetal.cli.checks import Finding, Verdict
-from hetal.cli.doctor import server
+from hetal.cli.doctor import _findings, server
 from hetal.cli.main import build_parser, main
 from hetal.errors import BackendError
 from hetal.native import reference, selftest
@@ -97,7 +98,7 @@ async def test_an_address_that_cannot_be_asked_is_a_failure(monkeypatch: pytest.
         (checks.memory(16.0, 3.0), Verdict.WARN),
         (checks.memory(64.0, 60.0), Verdict.OK),
         (checks.disk(Path("/proc/hetal-data")), Verdict.FAIL),
-        (checks.port("no such host", 1), Verdict.WARN),
+        (checks.port("port", "no such host", 1), Verdict.WARN),
     ],
 )
 def test_each_lack_is_told_with_a_remedy(finding: Finding, verdict: Verdict) -> None:
@@ -109,7 +110,7 @@ def test_a_taken_port_is_told() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        assert checks.port("127.0.0.1", other.getsockname()[1]).verdict is Verdict.WARN
+        assert checks.port("port", "127.0.0.1", other.getsockname()[1]).verdict is Verdict.WARN
 
 
 @pytest.mark.parametrize("value", ["", "/nonexistent/c++"])
@@ -119,6 +120,27 @@ def test_without_a_compiler_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     finding = checks.compiler()
     assert finding.verdict is Verdict.WARN
     assert "g++" in finding.remedy
+
+
+def test_a_device_wants_the_run_time_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_driver, "DRIVER_LIBRARY", driver_library(tmp_path, fails=0))
+    finding = checks.gpu()
+    assert "Test GPU (5 GiB, capability 9.0); driver for CUDA 12.4" in finding.text
+    if finding.verdict is Verdict.OK:
+        assert "NVRTC" in finding.text
+    else:
+        assert "hetal[gpu]" in finding.remedy
+    monkeypatch.setattr(gpu_driver, "DRIVER_LIBRARY", driver_library(tmp_path, fails=999))
+    assert checks.gpu().verdict is Verdict.WARN
+
+
+def test_variables_that_are_no_options_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETAL_THREDS", "2")
+    monkeypatch.setenv("HETAL_DATA_DIR", str(tmp_path))
+    args = build_parser(["doctor"]).parse_args(["doctor", "--config", os.devnull])
+    (finding,) = [finding for finding in _findings(args) if finding.subject == "configuration"]
+    assert finding.verdict is Verdict.WARN
+    assert "did you mean HETAL_THREADS" in finding.text
 
 
 def test_the_driver_is_asked_for_its_devices(tmp_path: Path) -> None:
