@@ -11,8 +11,11 @@ GIB: Final = 1024 * MIB
 # Wire
 CHUNK_BYTES: Final = 1 * MIB
 MESSAGE_BYTES_MAX: Final = 4 * MIB
-STREAM_WINDOW_BYTES: Final = 512 * KIB
+# Of an upload at most a message and the window that the server opens ahead of it are under way: less than a chunk.
+UPLOAD_MESSAGE_BYTES: Final = CHUNK_BYTES // 2
+STREAM_WINDOW_BYTES: Final = 448 * KIB
 KEEPALIVE_S: Final = 60
+KEEPALIVE_TIMEOUT_S: Final = 20
 MIN_PING_INTERVAL_S: Final = 30
 UNARY_DEADLINE_S: Final = 30
 PROBE_S: Final = 5

@@ -18,11 +18,21 @@ from hetal.client import trace_context
 from hetal.client.journal import Journal, JournalledChannel
 from hetal.client.log import event
 from hetal.client.tls import Tls, open_channel, refusal
-from hetal.errors import ConnectionFailedError, HashMismatchError, HetalError, OversizedError, from_code
+from hetal.errors import (
+    ChunkOrderError,
+    ConnectionFailedError,
+    HashMismatchError,
+    HetalError,
+    OversizedError,
+    from_code,
+)
 from hetal.protocol.channel_options import client_options
 
 CODE_KEY: Final = "hetal-code"
 HINT_KEY: Final = "hetal-hint-bin"
+# How gRPC itself says that a connection broke: a server's own errors have a code. INTERNAL is what a stream ends with
+# whose message could not be sent any more.
+BROKEN: Final = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.INTERNAL)
 T = TypeVar("T")
 
 
@@ -33,7 +43,7 @@ def error_of(error: grpc.aio.AioRpcError, address: str) -> HetalError:
     if isinstance(code, str):
         hint = trailing.get(HINT_KEY)
         return from_code(code, error.details() or code, hint.decode() if isinstance(hint, bytes) else None)
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+    if error.code() in BROKEN:
         return ConnectionFailedError(f"the server at {address} does not answer: {error.details()}")
     return HetalError(f"gRPC {error.code().name}: {error.details()}")
 
@@ -152,15 +162,16 @@ class Transport:
                 yield pb.UploadBlobRequest(
                     header=pb.UploadHeader(job_id=job_id, name=name, bytes=len(data), sha256=sha256, offset=start)
                 )
-                for offset in range(start, len(data), limits.CHUNK_BYTES):
-                    chunk = bytes(view[offset : offset + limits.CHUNK_BYTES])
+                for offset in range(start, len(data), limits.UPLOAD_MESSAGE_BYTES):
+                    chunk = bytes(view[offset : offset + limits.UPLOAD_MESSAGE_BYTES])
                     yield pb.UploadBlobRequest(chunk=pb.UploadChunk(offset=offset, data=chunk))
                     sent = offset + len(chunk)
                     self.bytes_sent += len(chunk)
 
             await self.stub.UploadBlob(parts())
 
-        await self.retried(attempt, lambda: sent)
+        # A broken stream may still be written to disk when StatBlobs tells where it is.
+        await self.retried(attempt, lambda: sent, (ConnectionFailedError, ChunkOrderError))
 
     async def download(self, job_id: str, blob: str, bytes_expected: int, sha256: bytes | None) -> bytes:
         """Fetch one result, resuming at the offset reached.
