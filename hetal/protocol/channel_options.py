@@ -42,8 +42,8 @@ def server_options() -> Options:
         # Two servers on one port would share its connections at random.
         ("grpc.so_reuseport", 0),
         # The probe lets every stream's window grow with the speed of the connection: 32 uploads on a fast one then hold
-        # twice the memory (benchmarks/uploads.py). And what is under way when a connection breaks is sent again. Without it
-        # one stream passes about a chunk a round trip: 10 MB/s over 100 ms.
+        # twice the memory (benchmarks/uploads.py), and more is under way, and sent again, when a connection breaks.
+        # Without it one stream passes about a chunk a round trip: 10 MB/s over 100 ms.
         ("grpc.http2.bdp_probe", 0),
         ("grpc.http2.lookahead_bytes", limits.STREAM_WINDOW_BYTES),
     ]
