@@ -1,17 +1,22 @@
-"""Makes the tables of the pairwise softmax and of the sigmoid (hetal/kernels/tables/*.json) by linear programs.
+"""Makes the tables of the softmaxes (hetal/kernels/tables/*.json): by linear programs, and by trying all degrees.
 
-    python scripts/design_softmax.py [--only pairwise|sigmoid] [--out hetal/kernels/tables]
+    python scripts/design_softmax.py [--only pairwise|sigmoid|normalise] [--out hetal/kernels/tables]
 
 E is a Fourier series that follows e^v up to 0.35 of a cap and lies between 0.7 of the cap and the cap beyond; F a
 Chebyshev series in ((kappa - D) / (kappa - low))^(2^squarings) that follows 1/D and bends to 0. Errors are measured on
 the hard set (uniform logits, near ties, ties of several classes, clusters at the ends of the range, outliers) with the
 noise of two bootstraps of 2^-17. Needs SciPy; the same inputs give the same tables.
+
+The normalising softmax: of all degrees of its steps those with the fewest bootstraps, then levels, and a last inverse
+within LAST_ERROR. Errors are those of the hard set, with noise of 2^-20 on every bootstrap.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,9 +26,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
+from hetal.kernels.normalise import exponential, inverse_polynomials
+from hetal.kernels.tables import NormaliseSpec
+
 Array = NDArray[np.float64]
 
-CLASSES: Final = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 32)
+CLASSES: Final = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)
 # Range of logits: (degree of E, squarings). Together they use the levels between a phase and the next bootstrap.
 CIRCUITS: Final = {16: (39, 3), 32: (39, 3), 64: (103, 2), 128: (103, 2), 256: (199, 1)}
 SIGMOID_RANGES: Final = (32, 64, 128, 256, 512)
@@ -35,6 +43,14 @@ LOW: Final = 0.88
 NOISE: Final = 2.0**-17
 SAMPLES: Final = 24_000
 DIGITS: Final = 10
+
+NORMALISE_CLASSES: Final = (2, 3, 5, 10, 16, 32, 64)
+NORMALISE_RANGES: Final = (8, 32, 128, 256)
+NORMALISE_NOISE: Final = 2.0**-20
+EXPONENTIAL_DEGREE: Final = 15
+LAST_ERROR: Final = 3e-4
+# Levels between two bootstraps of the presets.
+USABLE: Final = 9
 
 
 def cap_of(classes: int, squarings: int) -> float:
@@ -82,10 +98,10 @@ def solve(
         b_eq=value,
         bounds=[(None, None)] * free + [(0, None)],
         method="highs-ipm",
-        options={"time_limit": 120},
+        options={"time_limit": 900},
     )
     if result.x is None:
-        raise SystemExit(f"a linear program has no solution: {result.message}")
+        raise ValueError(f"a linear program has no solution: {result.message}")
     return np.asarray(result.x * scale)
 
 
@@ -285,26 +301,97 @@ def sigmoid_table(reach: int) -> dict[str, Any]:
     return table
 
 
-def write(path: Path, tables: list[dict[str, Any]]) -> None:
-    lines = ",\n".join(json.dumps(table, separators=(",", ":")) for table in tables)
-    path.write_text(f"[\n{lines}\n]\n")
+# -- the normalising softmax --------------------------------------------------------------------------------------
+
+
+def bootstrapped(spec: NormaliseSpec) -> list[int]:
+    """Checkpoints that bootstrap, each as late as can be: 0 is the logits, 1 the exponential."""
+    chosen, left = [0], USABLE
+    for i, levels in enumerate(spec.levels):
+        if levels > left:
+            chosen.append(i)
+            left = USABLE
+        left -= levels
+    return chosen
+
+
+def normalise_errors(spec: NormaliseSpec, rng: np.random.Generator) -> tuple[float, float]:
+    x = hard_logits(SAMPLES, spec.classes, spec.logit_range, rng)
+    x -= x.mean(axis=1, keepdims=True)
+    x = x[np.abs(x).max(axis=1) <= spec.logit_range]
+    chosen = bootstrapped(spec)
+    t = x / spec.logit_range + NORMALISE_NOISE * rng.normal(size=x.shape)
+    y = np.polynomial.chebyshev.chebval(t, exponential(spec, spec.classes, spec.logit_range))
+    for i, inverse in enumerate(inverse_polynomials(spec, spec.classes), start=1):
+        y = y + NORMALISE_NOISE * rng.normal(size=y.shape) * (i in chosen)
+        square = y * y
+        total = inverse.stretch * square.sum(axis=1, keepdims=True) - inverse.shift
+        y = square * np.polynomial.chebyshev.chebval(total, inverse.series)
+    worst = np.abs(y - softmax(x)).max(axis=1)
+    return float(worst.max()), float(worst.mean())
+
+
+def normalise_row(job: tuple[int, int]) -> dict[str, Any]:
+    classes, reach = job
+    best: tuple[tuple[int, int, int], NormaliseSpec] | None = None
+    # The exponential is accurate enough on [-2, 2].
+    halvings = int(math.log2(reach)) - 1
+    for steps in (halvings, halvings + 1):
+        for degrees in itertools.product(*[(3, 7, 15, 31)] * (steps - 1), (7, 15, 31, 63)):
+            spec = NormaliseSpec(classes, reach, EXPONENTIAL_DEGREE, degrees, 0.0, 0.0)
+            cost = len(bootstrapped(spec)), sum(spec.levels), sum(degrees)
+            if best is None or cost < best[0]:
+                found = [inverse.error for inverse in inverse_polynomials(spec, classes)]
+                if found[-1] <= LAST_ERROR and max(found) < 0.9:
+                    best = cost, spec
+    if best is None:
+        raise ValueError(f"no degrees serve {classes} classes in +-{reach}")
+    (count, levels, _), spec = best
+    worst, mean = normalise_errors(spec, np.random.default_rng((classes, reach)))
+    print(
+        f"{classes} classes, {reach}: {spec.degrees}, {levels} levels, {count} bootstraps, max {worst:.2g}", flush=True
+    )
+    return {
+        "classes": classes,
+        "range": reach,
+        "exponential_degree": EXPONENTIAL_DEGREE,
+        "degrees": spec.degrees,
+        "max_error": float(f"{worst:.3g}"),
+        "mean_error": float(f"{mean:.3g}"),
+    }
+
+
+def merge(path: Path, tables: Iterable[dict[str, Any]]) -> None:
+    """Write each table when it is there, in the place of an older one for the same classes and range."""
+
+    def key(table: dict[str, Any]) -> tuple[int, int]:
+        return table.get("classes", 1), table["range"]
+
+    known = {key(table): table for table in (json.loads(path.read_text()) if path.exists() else [])}
+    for table in tables:
+        known[key(table)] = table
+        lines = ",\n".join(json.dumps(known[k], separators=(",", ":")) for k in sorted(known))
+        path.write_text(f"[\n{lines}\n]\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Make the tables of the softmaxes.")
-    parser.add_argument("--only", choices=("pairwise", "sigmoid"))
+    parser.add_argument("--only", choices=("pairwise", "sigmoid", "normalise"))
     parser.add_argument("--out", type=Path, default=Path("hetal/kernels/tables"))
-    parser.add_argument("--classes", type=int, nargs="*", default=list(CLASSES))
-    parser.add_argument("--ranges", type=int, nargs="*", default=list(CIRCUITS))
+    parser.add_argument("--classes", type=int, nargs="*", choices=CLASSES, default=CLASSES)
+    parser.add_argument("--ranges", type=int, nargs="*", choices=list(CIRCUITS), default=list(CIRCUITS))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    if args.only != "pairwise":
-        write(args.out / "sigmoid.json", [sigmoid_table(reach) for reach in SIGMOID_RANGES])
-    if args.only != "sigmoid":
-        below = [1, *args.classes]
-        jobs = [(below[i], c, r) for i, c in enumerate(args.classes) for r in args.ranges]
+    if args.only in (None, "sigmoid"):
+        merge(args.out / "sigmoid.json", (sigmoid_table(reach) for reach in SIGMOID_RANGES))
+    if args.only in (None, "normalise"):
+        pairs = itertools.product(NORMALISE_CLASSES, NORMALISE_RANGES)
+        merge(args.out / "normalise.json", (normalise_row(pair) for pair in pairs))
+    if args.only in (None, "pairwise"):
+        below = dict(zip(CLASSES, (1, *CLASSES), strict=False))
+        jobs = [(below[classes], classes, reach) for reach in args.ranges for classes in args.classes]
         with get_context("spawn").Pool(args.processes) as pool:
-            write(args.out / "pairwise.json", pool.map(pairwise_table, jobs, chunksize=1))
+            merge(args.out / "pairwise.json", pool.imap(pairwise_table, jobs))
 
 
 if __name__ == "__main__":

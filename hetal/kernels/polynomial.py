@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hetal.errors import InputError
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector
+
+Array = NDArray[np.float64]
 
 
 def depth(degree: int) -> int:
@@ -30,11 +35,29 @@ def evaluate(ev: Evaluator, x: Ciphertext, coefficients: Sequence[float], mask: 
     Raises:
         InputError: the polynomial is constant.
     """
-    plan = _Halving(ev, x, mask)
-    value, constant = plan.split(coefficients)
-    if value is None:
-        raise InputError("a constant polynomial needs no ciphertext")
-    return plan.shift(ev.relinearize(value), constant)
+    return _Halving(ev, x, mask).evaluate(coefficients)
+
+
+def evaluate_chebyshev(
+    ev: Evaluator, x: Ciphertext, coefficients: Sequence[float], mask: Vector | None = None
+) -> Ciphertext:
+    """sum_i coefficients[i] T_i(x), as :func:`evaluate` does it: higher degrees lose no precision for x in [-1, 1].
+
+    Levels: ceil(log2(degree + 1)).
+
+    Raises:
+        InputError: the polynomial is constant.
+    """
+    return _ChebyshevHalving(ev, x, mask).evaluate(coefficients)
+
+
+def divide_chebyshev(coefficients: Array, k: int) -> tuple[Array, Array]:
+    """(low, high) with p = low + high T_k, by 2 T_k T_i = T_(k+i) + T_(k-i); the degree is from k to 2 k."""
+    low, high = coefficients[:k].copy(), 2.0 * coefficients[k:]
+    high[0] = coefficients[k]
+    for i in range(1, len(high)):
+        low[k - i] -= coefficients[k + i]
+    return low, high
 
 
 class _Halving:
@@ -45,11 +68,28 @@ class _Halving:
         self.powers = [x]
         self.mask = mask
 
+    def evaluate(self, coefficients: Sequence[float]) -> Ciphertext:
+        value, constant = self.split(np.asarray(coefficients, dtype=np.float64))
+        if value is None:
+            raise InputError("a constant polynomial needs no ciphertext")
+        return self.shift(self.ev.relinearize(value), constant)
+
     def power(self, k: int) -> Ciphertext:
         """x^(2^k)."""
         while len(self.powers) <= k:
-            self.powers.append(self.ev.square(self.powers[-1]))
+            self.powers.append(self.next_power())
         return self.powers[k]
+
+    def next_power(self) -> Ciphertext:
+        return self.ev.square(self.powers[-1])
+
+    def divide(self, coefficients: Array, k: int) -> tuple[Array, Array]:
+        return coefficients[:k], coefficients[k:]
+
+    def multiple(self, factor: float, k: int) -> tuple[Ciphertext, float]:
+        """factor x^(2^k), k > 0, less a constant: the factor rides on a product that is due anyway."""
+        half = self.power(k - 1)
+        return self.ev.mul_no_relin(self.scale(half, factor), half), 0.0
 
     def scale(self, ct: Ciphertext, factor: float) -> Ciphertext:
         return self.ev.mul_scalar(ct, factor) if self.mask is None else self.ev.mul_plain(ct, factor * self.mask)
@@ -59,22 +99,34 @@ class _Halving:
             return ct
         return self.ev.add_scalar(ct, constant) if self.mask is None else self.ev.add_plain(ct, constant * self.mask)
 
-    def split(self, coefficients: Sequence[float]) -> tuple[Ciphertext | None, float]:
+    def split(self, coefficients: Array) -> tuple[Ciphertext | None, float]:
         """The polynomial as (ciphertext or None, constant term); the ciphertext may have three parts."""
-        terms = list(coefficients)
-        while terms and terms[-1] == 0.0:
-            terms.pop()
+        terms = np.trim_zeros(coefficients, "b")
         if len(terms) < 2:
-            return None, terms[0] if terms else 0.0
+            return None, float(terms.sum())
         if len(terms) == 2:
-            return self.scale(self.power(0), terms[1]), terms[0]
+            return self.scale(self.power(0), float(terms[1])), float(terms[0])
         k = (len(terms) - 1).bit_length() - 1
-        low, low_constant = self.split(terms[: 1 << k])
-        high, high_constant = self.split(terms[1 << k :])
+        below, above = self.divide(terms, 1 << k)
+        low, constant = self.split(below)
+        high, high_constant = self.split(above)
         if high is None:
-            # c x^(2^k) as (c h) h with h = x^(2^(k-1)): the factor rides on a product that is due anyway.
-            half = self.power(k - 1)
-            upper = self.ev.mul_no_relin(self.scale(half, high_constant), half)
+            upper, shift = self.multiple(high_constant, k)
+            constant += shift
         else:
             upper = self.ev.mul_no_relin(self.shift(self.ev.relinearize(high), high_constant), self.power(k))
-        return (upper if low is None else self.ev.add(low, upper)), low_constant
+        return (upper if low is None else self.ev.add(low, upper)), constant
+
+
+class _ChebyshevHalving(_Halving):
+    """The same with T_(2^k) instead of x^(2^k)."""
+
+    def next_power(self) -> Ciphertext:
+        return self.ev.add_scalar(self.ev.mul_integer(super().next_power(), 2), -1.0)
+
+    def divide(self, coefficients: Array, k: int) -> tuple[Array, Array]:
+        return divide_chebyshev(coefficients, k)
+
+    def multiple(self, factor: float, k: int) -> tuple[Ciphertext, float]:
+        twice, _ = super().multiple(2.0 * factor, k)
+        return twice, -factor

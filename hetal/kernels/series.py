@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from hetal.errors import InputError
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector
+from hetal.kernels.polynomial import divide_chebyshev
 
 Array = NDArray[np.float64]
 BABY: Final = 8
@@ -207,7 +208,7 @@ def _chebyshev_leaves(coefficients: Array) -> list[Array]:
     count = -(-len(coefficients) // BABY)
     if count == 1:
         return [coefficients]
-    low, high = _divided(coefficients, BABY * _split(count))
+    low, high = divide_chebyshev(coefficients, BABY * _split(count))
     return [leaf for part in (low, high) for leaf in _quotients(part)]
 
 
@@ -215,18 +216,9 @@ def _quotients(coefficients: Array) -> list[Array]:
     """Leaves with p = sum_j leaf_j T_(8j)."""
     leaves: list[Array] = []
     for j in range((len(coefficients) - 1) // BABY, 0, -1):
-        coefficients, leaf = _divided(coefficients, BABY * j)
+        coefficients, leaf = divide_chebyshev(coefficients, BABY * j)
         leaves.append(leaf)
     return [coefficients, *reversed(leaves)]
-
-
-def _divided(coefficients: Array, k: int) -> tuple[Array, Array]:
-    """(low, high) with p = low + high T_k, by 2 T_k T_i = T_(k+i) + T_(k-i); the degree is below 2 k."""
-    low, high = coefficients[:k].copy(), 2.0 * coefficients[k:]
-    high[0] = coefficients[k]
-    for i in range(1, len(high)):
-        low[k - i] -= coefficients[k + i]
-    return low, high
 
 
 def _power_depth(k: int) -> int:

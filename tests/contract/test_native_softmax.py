@@ -15,11 +15,12 @@ from hetal.client.keys import KeySet
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.native import NativeEvaluator
 from hetal.kernels.clear import exact_softmax
-from hetal.kernels.evaluator import Ciphertext, Evaluator, level_model
+from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, level_model
+from hetal.kernels.normalise import normalise
 from hetal.kernels.pairwise import pairwise
 from hetal.kernels.sections import Sections
 from hetal.kernels.sigmoid import sigmoid
-from hetal.kernels.tables import pairwise_table, sigmoid_table
+from hetal.kernels.tables import normalise_spec, pairwise_table, sigmoid_table
 
 Array = NDArray[np.float64]
 Kernel = Callable[[Evaluator, Ciphertext], Ciphertext]
@@ -45,13 +46,26 @@ def one(ev: Evaluator, ct: Ciphertext) -> Ciphertext:
     return sigmoid(ev, ct, ONE, sigmoid_table(128), gain=GAIN, level=RESULT)
 
 
+def many(ev: Evaluator, ct: Ciphertext) -> Ciphertext:
+    """Bootstraps of the logits, and wherever the next step has too few levels."""
+    spec, usable = normalise_spec(10, 128), PARAMS.bootstrap_output_level - ENTRY
+    names = ["softmax/logits", "softmax/exponential", *(f"softmax/step/{i}" for i in range(len(spec.degrees) - 1))]
+    ev.schedule, left = {}, 0
+    for name, levels in zip(names, spec.levels, strict=True):
+        if levels > left:
+            ev.schedule[name] = Refresh(True, PARAMS.bootstrap_output_level)
+            left = usable
+        left -= levels
+    return normalise(ev, ct, TEN, spec, gain=GAIN)
+
+
 @dataclass
 class Setup:
     keys: KeySet
     ev: NativeEvaluator
 
-    def encrypt(self, vector: Array) -> Ciphertext:
-        return self.ev.load(self.keys.encrypt(vector, ENTRY))
+    def encrypt(self, vector: Array, level: int = ENTRY) -> Ciphertext:
+        return self.ev.load(self.keys.encrypt(vector, level))
 
     def decrypt(self, ct: Ciphertext) -> Array:
         return self.keys.decrypt(self.ev.dump(ct))
@@ -60,9 +74,9 @@ class Setup:
 @pytest.fixture(scope="module")
 def setup() -> Iterator[Setup]:
     steps: set[int] = set()
-    for kernel in (five, ten, one):
+    for kernel in (five, ten, one, many):
         counting = CountingEvaluator(level_model(PARAMS))
-        kernel(counting, counting.encrypt(level=ENTRY))
+        kernel(counting, counting.encrypt(level=ENTRY + 1))
         steps |= set(counting.steps)
     keys = KeySet.generate(PARAMS)
     ev = NativeEvaluator(PARAMS, keys.key_tag)
@@ -106,6 +120,20 @@ def test_sigmoid(setup: Setup) -> None:
     v = np.concatenate([np.linspace(-128, 128, 128), np.linspace(-10, 10, 128)])
     slots = setup.decrypt(one(setup.ev, setup.encrypt(noisy(ONE, v[:, None]))))
     assert np.abs(ONE.unpack(slots, 256)[:, 0] - 1 / (1 + np.exp(-v))).max() <= sigmoid_table(128).max_error + 1e-4
+
+
+def test_normalise(setup: Setup) -> None:
+    rng = np.random.default_rng(4)
+    logits = rng.uniform(-64, 64, (TEN.samples, 10))
+    logits[::2] = rng.normal(0, 3, logits[::2].shape)
+    logits -= logits.mean(axis=1, keepdims=True)
+    before = setup.ev.total("bootstrap")
+    out = many(setup.ev, setup.encrypt(noisy(TEN, logits), ENTRY + 1))
+    assert setup.ev.total("bootstrap") - before <= 5
+    slots = setup.decrypt(out)
+    error = np.abs(TEN.unpack(slots, len(logits)) - exact_softmax(logits)).max()
+    assert error <= normalise_spec(10, 128).max_error
+    assert np.abs(slots[TEN.mask(np.ones(10)) == 0]).max() < 1e-3
 
 
 def test_precision_that_the_tables_count_on(setup: Setup) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hetal.errors import InputError, LevelError
 from hetal.kernels.backends.plain import PlainEvaluator
 from hetal.kernels.evaluator import LevelModel
-from hetal.kernels.polynomial import depth, evaluate
+from hetal.kernels.polynomial import depth, evaluate, evaluate_chebyshev
 
 SLOTS = 64
 POINTS: NDArray[np.float64] = np.linspace(-1.0, 1.0, SLOTS, dtype=np.float64)
@@ -74,3 +74,26 @@ def test_constants_are_refused(coefficients: list[float]) -> None:
     ev = evaluator(4)
     with pytest.raises(InputError):
         evaluate(ev, ev.encrypt(POINTS), coefficients)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("degree", [*range(1, 20), 31, 63])
+def test_chebyshev_polynomials(degree: int, masked: bool) -> None:
+    coefficients = np.random.default_rng(degree).normal(size=degree + 1)
+    x = np.linspace(-1, 1, SLOTS)
+    mask = np.where(np.arange(SLOTS) % 3, 1.0, 0.0) if masked else None
+    ev = PlainEvaluator(LevelModel(SLOTS, 10, 1, 10, 10))
+    out = evaluate_chebyshev(ev, ev.encrypt(x), list(coefficients), mask)
+    wanted = np.polynomial.chebyshev.chebval(x, coefficients) * (1.0 if mask is None else mask)
+    assert np.abs(ev.decrypt(out) - wanted).max() < 1e-12 * degree * np.abs(coefficients).sum()
+    assert 10 - out.level == depth(degree)
+
+
+def test_sparse_chebyshev_polynomials() -> None:
+    x = np.linspace(-1, 1, SLOTS)
+    for index in range(1, 17):
+        coefficients = [0.0] * index + [2.0]
+        ev = PlainEvaluator(LevelModel(SLOTS, 10, 1, 10, 10))
+        out = evaluate_chebyshev(ev, ev.encrypt(x), coefficients)
+        assert np.allclose(ev.decrypt(out), np.polynomial.chebyshev.chebval(x, coefficients))
+        assert 10 - out.level == depth(index)

@@ -1,4 +1,4 @@
-"""Tables of the pairwise softmax and of the sigmoid, made by ``scripts/design_softmax.py``."""
+"""Tables of the softmaxes, made by ``scripts/design_softmax.py``."""
 
 from __future__ import annotations
 
@@ -81,6 +81,35 @@ class SigmoidTable:
         return depth(self.series.degree)
 
 
+@dataclass(frozen=True, slots=True)
+class NormaliseSpec:
+    """Degrees of :func:`hetal.kernels.normalise.normalise`.
+
+    Attributes:
+        classes: most that it serves.
+        logit_range: R; logits lie in [-R, R].
+        exponential_degree: of exp(x / 2^k), k the number of steps.
+        degrees: of the inverse in each step.
+        max_error, mean_error: of a sample's worst class, the worst and on average over hard inputs, with noise of
+            2^-20 on every bootstrap.
+    """
+
+    classes: int
+    logit_range: float
+    exponential_degree: int
+    degrees: tuple[int, ...]
+    max_error: float
+    mean_error: float
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """From the first checkpoint to the second, and so on; the last to the result."""
+        return (
+            self.exponential_degree.bit_length(),
+            *(degree.bit_length() + 2 for degree in self.degrees),
+        )
+
+
 def pairwise_tables(classes: int) -> tuple[PairwiseTable, ...]:
     """The closest tables that serve this many classes, by range.
 
@@ -125,6 +154,38 @@ def sigmoid_table(difference_range: float) -> SigmoidTable:
     raise SoftmaxUnavailableError(
         f"the sigmoid takes differences up to {sigmoid_tables()[-1].difference_range:g}, not {difference_range:g}",
         hint="Lower the learning rate or scale the features down.",
+    )
+
+
+def normalise_spec(classes: int, logit_range: float) -> NormaliseSpec:
+    """The spec of the fewest classes and the smallest range that serves.
+
+    Raises:
+        SoftmaxUnavailableError: none serves so many classes or so wide a range.
+    """
+    for spec in _normalise():
+        if spec.classes >= classes >= 2 and spec.logit_range >= logit_range:
+            return spec
+    most, widest = max(s.classes for s in _normalise()), max(s.logit_range for s in _normalise())
+    raise SoftmaxUnavailableError(
+        f"the normalising softmax serves 2 to {most} classes and logits up to {widest:g}, not {classes} classes and"
+        f" {logit_range:g}",
+        hint="Lower the learning rate or scale the features down.",
+    )
+
+
+@lru_cache(maxsize=1)
+def _normalise() -> tuple[NormaliseSpec, ...]:
+    return tuple(
+        NormaliseSpec(
+            classes=row["classes"],
+            logit_range=row["range"],
+            exponential_degree=row["exponential_degree"],
+            degrees=tuple(row["degrees"]),
+            max_error=row["max_error"],
+            mean_error=row["mean_error"],
+        )
+        for row in sorted(_rows("normalise.json"), key=lambda row: (int(row["classes"]), float(row["range"])))
     )
 
 

@@ -1,0 +1,157 @@
+"""Softmax by squaring and normalising (Cho et al., CCS 2024), for any number of classes and on every backend.
+
+y = exp(x / 2^k), then k times y <- y^2 / sum y^2, with a polynomial for the inverse. An error of an inverse multiplies
+a whole sample and only has to keep the next sum in range; the last one alone is accurate. Logits have mean 0 over the
+classes of a sample, as those of centred weights have: then sums are known within a factor cosh(2 R / 2^k).
+
+Sums run over the slots of a sample: a window of as many slots as there are classes, in log2 rotations, right in the
+sample's first slot; the mask that keeps it is part of the inverse's coefficients, and so is that of the exponential,
+which makes all other slots 0. Both cost no level.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hetal.errors import InputError
+from hetal.kernels.evaluator import Ciphertext, Evaluator
+from hetal.kernels.polynomial import evaluate_chebyshev
+from hetal.kernels.sections import Sections
+from hetal.kernels.tables import NormaliseSpec
+
+Array = NDArray[np.float64]
+
+# What the mean of a sample's logits may stray from 0, and logits from their range: this factor either way on sums.
+DRIFT: Final = 1.2
+NARROW_DEGREE_MAX: Final = 7
+
+
+def normalise(
+    ev: Evaluator,
+    logits: Ciphertext,
+    sections: Sections,
+    spec: NormaliseSpec,
+    *,
+    gain: float,
+    output_gain: float = 1.0,
+) -> Ciphertext:
+    """``output_gain`` times the softmax of every sample, and 0 in all slots outside of the sections.
+
+    Args:
+        logits: real slots ``gain`` * x in ``sections``, x in the spec's range and of mean 0 over a sample's classes.
+            Slots outside of the sections hold no more than those within.
+
+    Bootstraps are allowed at the checkpoints ``softmax/logits``, ``softmax/exponential`` and ``softmax/step/0``, 1, ...
+    where a ciphertext is no larger than 1. Levels from one to the next: ``spec.levels``; before the first: 1. Key
+    switches of a step: 2 log2(classes) rotations at most, and the relinearisations of a square, a product and an
+    inverse (4 for degree 7, 7 for degree 15).
+
+    Raises:
+        InputError: the spec does not serve this many classes.
+    """
+    if not 2 <= sections.classes <= spec.classes:
+        raise InputError(f"a spec for up to {spec.classes} classes cannot serve {sections.classes}")
+    # A power of two is exact however small; what is left of the scale is part of the exponential's coefficients.
+    exponent = math.ceil(math.log2(gain * spec.logit_range))
+    x = ev.checkpoint(ev.mul_scalar(logits, 2.0**-exponent), "softmax/logits")
+    coefficients = exponential(spec, sections.classes, 2.0**exponent / gain)
+    y = evaluate_chebyshev(ev, x, coefficients, sections.mask(np.ones(sections.classes)))
+    y = ev.checkpoint(y, "softmax/exponential")
+    first = sections.mask([1.0] + [0.0] * (sections.classes - 1))
+    inverses = inverse_polynomials(spec, sections.classes)
+    for i, inverse in enumerate(inverses):
+        last = i + 1 == len(inverses)
+        square = ev.square(y)
+        total = window(ev, square, sections.classes, 1)
+        argument = ev.add_scalar(ev.mul_integer(total, inverse.stretch), -inverse.shift)
+        factor = evaluate_chebyshev(ev, argument, [c * (output_gain if last else 1.0) for c in inverse.series], first)
+        y = ev.mul(square, window(ev, factor, sections.classes, -1))
+        if not last:
+            y = ev.checkpoint(y, f"softmax/step/{i}")
+    return y
+
+
+def window(ev: Evaluator, a: Ciphertext, count: int, step: int) -> Ciphertext:
+    """The sum of ``count`` rotations of a, by 0, step, 2 step, ...; floor(log2 count) + the ones in it - 1 of them."""
+    total: Ciphertext | None = None
+    done, size, run = 0, 1, a
+    while True:
+        if count & size:
+            part = ev.rotate(run, done * step)
+            total = part if total is None else ev.add(total, part)
+            done += size
+        if 2 * size > count:
+            break
+        run = ev.add(run, ev.rotate(run, size * step))
+        size *= 2
+    if total is None:
+        raise InputError("a sum needs terms")
+    return total
+
+
+class Inverse:
+    """The polynomial q of a degree for which S q(S) is closest to 1 on [low, low + 2 / stretch].
+
+    q(S) = (1 - T(t) / T(t0)) / S, T the Chebyshev polynomial of a degree more, t = ``stretch`` * S - ``shift``, t = t0
+    at S = 0: S q(S) lies within ``error`` = 1 / |T(t0)| of 1.
+
+    Sums are 1 at most, but windows from other slots than the first meet two samples, and sums of 2. The mask makes q 0
+    there; the noise of what it multiplied is multiplied by Chebyshev polynomials of half the degree at t. So only small
+    degrees are spent on [low, low + 1] alone.
+
+    Attributes:
+        series: Chebyshev coefficients of q in t.
+    """
+
+    def __init__(self, degree: int, low: float, scale: float | None) -> None:
+        """``scale`` times q; by default so that S q(S) is 1 at most."""
+        self.stretch = 2 if degree <= NARROW_DEGREE_MAX else 1
+        self.shift = self.stretch * low + 1.0
+        chebyshev = np.polynomial.chebyshev.Chebyshev.basis(degree + 1)
+        at_zero = float(chebyshev(-self.shift))
+        self.error = 1.0 / abs(at_zero)
+        factor = 1.0 / (1.0 + self.error) if scale is None else scale
+
+        def q(t: Array) -> Array:
+            return np.asarray(factor * (1.0 - chebyshev(t) / at_zero) * self.stretch / (t + self.shift))
+
+        self.series = _interpolated(q, degree)
+
+
+@lru_cache(maxsize=64)
+def inverse_polynomials(spec: NormaliseSpec, classes: int) -> tuple[Inverse, ...]:
+    """One per step. All but the last leave sums of a sample at 1 or a little below."""
+    spread = math.cosh(2.0 * spec.logit_range / 2.0 ** len(spec.degrees)) * DRIFT**2
+    low = 1.0 / spread
+    found: list[Inverse] = []
+    for i, degree in enumerate(spec.degrees):
+        inverse = Inverse(degree, low, 1.0 if i + 1 == len(spec.degrees) else None)
+        found.append(inverse)
+        # Of numbers whose sum is s, the squares sum to s^2 / c at least.
+        low = ((1.0 - inverse.error) / (1.0 + inverse.error)) ** 2 / classes
+    return tuple(found)
+
+
+@lru_cache(maxsize=256)
+def exponential(spec: NormaliseSpec, classes: int, unit: float) -> tuple[float, ...]:
+    """Chebyshev coefficients of exp(unit t / 2^k) on [-1, 1], times what makes the largest sum of squares 1."""
+    reach = 1.0 / 2.0 ** len(spec.degrees)
+    largest = classes * math.cosh(2.0 * spec.logit_range * reach) * DRIFT
+
+    def scaled(t: Array) -> Array:
+        return np.asarray(np.exp(unit * reach * t) / math.sqrt(largest))
+
+    return _interpolated(scaled, spec.exponential_degree)
+
+
+def _interpolated(function: Callable[[Array], Array], degree: int) -> tuple[float, ...]:
+    """Chebyshev coefficients of the polynomial that meets a function in the zeros of the next Chebyshev polynomial."""
+    points = np.polynomial.chebyshev.chebpts1(degree + 1)
+    sums = np.polynomial.chebyshev.chebvander(points, degree).T @ function(points)
+    return (float(sums[0]) / (degree + 1), *(2.0 * float(s) / (degree + 1) for s in sums[1:]))
