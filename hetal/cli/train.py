@@ -74,6 +74,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--no-momentum", action="store_true", help="plain gradient descent")
     group.add_argument("--method", choices=METHODS, help="of the softmax; default: pairwise where the server can")
     group.add_argument("--logits-max", type=float, default=LOGITS_MAX, metavar="F", help="range (default 128)")
+    group.add_argument(
+        "--adaptive-range", action="store_true", help="tell the server the logits' range, in four steps, each epoch"
+    )
     group.add_argument("--weight-bound", type=float, default=16.0, metavar="F", help="with hetal (default 16)")
     group.add_argument(
         "--softmax-extensions", type=int, metavar="N", help="method hetal: logits may reach 4 * 2^N (default 5: 128)"
@@ -92,6 +95,7 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "nesterov": not args.no_momentum,
         "method": args.method,
         "logits_max": args.logits_max,
+        "adaptive_range": args.adaptive_range,
         "weight_bound": args.weight_bound,
         "softmax": None if args.softmax_extensions is None else SoftmaxSpec(extensions=args.softmax_extensions),
         "seed": args.seed,

@@ -40,11 +40,11 @@ from hetal.errors import (
     VersionError,
     from_code,
 )
-from hetal.kernels.clear import cross_entropy
+from hetal.kernels.clear import cross_entropy, half_spread
 from hetal.kernels.plan import plan
 from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
-from hetal.protocol.early_stopping import Decision, EarlyStopping
+from hetal.protocol.early_stopping import Decision, EarlyStopping, adapted_range
 from hetal.protocol.job import KEYS_MULT, LOGITS_MAX, PROTOCOL_VERSION, JobSpec, SoftmaxSpec, logits_blob
 from hetal.protocol.messages import (
     BlobRef,
@@ -197,6 +197,7 @@ class Client:
         nesterov: bool = True,
         method: str | None = None,
         logits_max: float = LOGITS_MAX,
+        adaptive_range: bool = False,
         weight_bound: float = 16.0,
         softmax: SoftmaxSpec | None = None,
         standardize: bool = True,
@@ -214,7 +215,9 @@ class Client:
             batch_size: None for all rows in one batch.
             method: one of ``METHODS``; by default HETAL's where ``softmax`` is given or the server's backend has no
                 phases, else ``pairwise``.
-            logits_max: range of the logits; a training whose logits leave it is given up.
+            logits_max: range of the logits; a training whose logits leave it ends with the best epoch before.
+            adaptive_range: tell the server with each answer in which of four ranges the validation logits lie: smaller
+                errors of the softmax for two bits an epoch (SECURITY.md).
             weight_bound, softmax: of HETAL's method.
             initial: start from this model's weights; its standardisation should be that of this data.
             keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the
@@ -238,6 +241,7 @@ class Client:
             nesterov=nesterov,
             method=method,
             logits_max=logits_max,
+            adaptive_range=adaptive_range,
             weight_bound=weight_bound,
             softmax=softmax,
         )
@@ -324,6 +328,7 @@ def job_spec(
     nesterov: bool = True,
     method: str = "pairwise",
     logits_max: float = LOGITS_MAX,
+    adaptive_range: bool = False,
     weight_bound: float = 16.0,
     softmax: SoftmaxSpec | None = None,
 ) -> JobSpec:
@@ -345,6 +350,7 @@ def job_spec(
         nesterov=nesterov,
         method=method,
         logits_max=logits_max,
+        adaptive_range=adaptive_range,
         weight_bound=weight_bound,
         softmax=fitted(softmax or SoftmaxSpec(), len(data.labels.values)),
     )
@@ -575,6 +581,8 @@ class _Run:
             return stopping.give_up()
         loss, accuracy = cross_entropy(logits, self.data.y_val), _accuracy(logits, self.data.y_val)
         decision = stopping.update(loss)
+        if self.spec.adaptive_range and not decision.stop:
+            decision = replace(decision, logits_max=adapted_range(half_spread(logits), self.spec.logits_max))
         self.logits.append(logits)
         self.history.losses.append(loss)
         self.history.accuracies.append(accuracy)
@@ -615,6 +623,8 @@ def _request(job_id: str, session: str, effect: SendAttach | SendContinue | Send
     else:
         answer = getattr(request, "continue") if isinstance(effect, SendContinue) else request.stop
         answer.epoch, answer.best = effect.epoch, effect.best
+        if isinstance(effect, SendContinue):
+            getattr(request, "continue").logits_max = effect.logits_max
     return request
 
 

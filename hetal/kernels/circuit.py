@@ -108,6 +108,7 @@ class Circuit(ABC):
         *,
         step: int,
         rows: int,
+        logits_max: float | None = None,
     ) -> list[Ciphertext]:
         """The state after one Nesterov step on one mini-batch.
 
@@ -115,6 +116,7 @@ class Circuit(ABC):
             x, y: as packed.
             step: iterations done before this one, over the whole training.
             rows: samples in the batch.
+            logits_max: range of the logits in this iteration, within the job's; where it can be chosen.
         """
 
     @abstractmethod

@@ -46,6 +46,11 @@ def cross_entropy(logits: Array, labels: Labels) -> float:
     return float(np.mean(log_sum - logits[np.arange(len(labels)), labels]))
 
 
+def half_spread(logits: Array) -> float:
+    """Half the largest difference of two logits of a sample: what they have in common does not count."""
+    return float((logits.max(axis=1) - logits.min(axis=1)).max()) / 2.0
+
+
 def with_bias(x: Array) -> Array:
     """Features with the bias column, constant 1, appended."""
     return np.hstack([x, np.ones((len(x), 1))])

@@ -109,6 +109,7 @@ class HetalCircuit(Circuit):
         *,
         step: int,
         rows: int,
+        logits_max: float | None = None,
     ) -> list[Ciphertext]:
         """Checkpoints: ``logits``, those of the softmax, ``residual``, ``weights``, ``lookahead``."""
         job, layout = self.job, self.layout

@@ -49,10 +49,7 @@ class ReplicaCircuit(Circuit):
         self.job = job
         self.layout = layout
         self.validation = layout.with_samples(layout.samples_max)
-        binary = job.classes == 2
-        self.table: PairwiseTable | SigmoidTable = (
-            sigmoid_table(2.0 * job.logit_range) if binary else pairwise_table(job.classes, job.logit_range)
-        )
+        self.table = _table(job.classes, job.logit_range)
         merging = 0 if layout.unmasked else 1
         entry = job.parameters.bootstrap_input_level
         state = entry + 1 + merging
@@ -164,6 +161,7 @@ class ReplicaCircuit(Circuit):
         *,
         step: int,
         rows: int,
+        logits_max: float | None = None,
     ) -> list[Ciphertext]:
         job, layout, inner = self.job, self.layout, self.inner
         z, s = state[: layout.compacts], state[layout.compacts :]
@@ -175,6 +173,7 @@ class ReplicaCircuit(Circuit):
         rate = job.learning_rate * after / factor * (2.0 if self._binary else 1.0)
         residual_gain = rate / (rows * layout.backward_gain)
         chunks = list(_chunks(layout, x, rows))
+        table = self.table if logits_max is None else _table(job.classes, min(logits_max, job.logit_range))
 
         def residual(item: tuple[list[list[Ciphertext]], Ciphertext]) -> list[list[Ciphertext]]:
             features, labels = item
@@ -182,7 +181,7 @@ class ReplicaCircuit(Circuit):
                 lowered = [ev.map(lambda ct: ev.drop(ct, inner.state), row) for row in features]
                 logits = products.forward(ev, lowered, pieces, layout)
             with ev.stage("softmax"):
-                chances = self._softmax(ev, logits, after * layout.forward_gain, residual_gain)
+                chances = self._softmax(ev, logits, table, after * layout.forward_gain, residual_gain)
             with ev.stage("spread"):
                 difference = ev.sub(chances, ev.mul_scalar(labels, residual_gain))
                 return products.spread(ev, difference, layout, len(features))
@@ -214,11 +213,22 @@ class ReplicaCircuit(Circuit):
         pieces = products.expand(ev, compacts, self.layout)
         return [products.forward(ev, chunk, pieces, self.validation) for chunk in _chunks(self.validation, x, samples)]
 
-    def _softmax(self, ev: Evaluator, logits: Ciphertext, gain: float, output_gain: float) -> Ciphertext:
-        sections, level, table = self.layout.sections, self.inner.residual, self.table
+    def _softmax(
+        self,
+        ev: Evaluator,
+        logits: Ciphertext,
+        table: PairwiseTable | SigmoidTable,
+        gain: float,
+        output_gain: float,
+    ) -> Ciphertext:
+        sections, level = self.layout.sections, self.inner.residual
         if isinstance(table, SigmoidTable):
             return sigmoid(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
         return pairwise(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
+
+
+def _table(classes: int, logits_max: float) -> PairwiseTable | SigmoidTable:
+    return sigmoid_table(2.0 * logits_max) if classes == 2 else pairwise_table(classes, logits_max)
 
 
 def _outputs(job: JobSpec) -> int:

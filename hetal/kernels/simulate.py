@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hetal.kernels.backends.plain import Noise, PlainEvaluator
-from hetal.kernels.clear import Array, ClearResult, Labels, cross_entropy, with_bias
+from hetal.kernels.clear import Array, ClearResult, Labels, cross_entropy, half_spread, with_bias
 from hetal.kernels.evaluator import Ciphertext, Vector, level_model
 from hetal.kernels.plan import plan
-from hetal.protocol.early_stopping import EarlyStopping
+from hetal.protocol.early_stopping import EarlyStopping, adapted_range
 from hetal.protocol.job import JobSpec
 
 
@@ -32,14 +32,14 @@ def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noi
     validation = encrypted(circuit.pack_validation(vb), levels.validation)
     result = ClearResult(weights)
     stopping = EarlyStopping(job.patience, job.epochs_max)
-    step = 0
+    step, logits_max = 0, job.logits_max
     while True:
         for batch in range(job.batches):
             count = job.batch_rows(batch)
             rows = slice(batch * job.batch_size, batch * job.batch_size + count)
             features = encrypted(circuit.pack_features(xb[rows]), levels.features)
             labels = encrypted(circuit.pack_labels(y[rows]), levels.labels)
-            state = circuit.iterate(ev, state, features, labels, step=step, rows=count)
+            state = circuit.iterate(ev, state, features, labels, step=step, rows=count, logits_max=logits_max)
             step += 1
         classifier = circuit.classifier(ev, state, step)
         logits = circuit.unpack_logits(opened(circuit.evaluate(ev, classifier, validation, len(vb))), len(vb))
@@ -52,3 +52,5 @@ def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noi
             result.weights, result.best_epoch = circuit.unpack_classifier(opened(classifier)), result.epochs
         if decision.stop:
             return result
+        if job.adaptive_range and (named := adapted_range(half_spread(logits), job.logits_max)):
+            logits_max = named

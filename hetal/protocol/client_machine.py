@@ -120,4 +120,6 @@ class ClientJob:
 
 
 def _answer(epoch: int, decision: Decision) -> ClientEffect:
-    return SendStop(epoch, decision.best) if decision.stop else SendContinue(epoch, decision.best)
+    if decision.stop:
+        return SendStop(epoch, decision.best)
+    return SendContinue(epoch, decision.best, decision.logits_max)

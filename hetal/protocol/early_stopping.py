@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from hetal.errors import DivergedError, InputError, StateError
+from hetal.protocol.job import RANGES
+
+# Logits may grow by this within an epoch before they leave an adapted range.
+RANGE_MARGIN: Final = 2.0
+
+
+def adapted_range(largest: float, most: float) -> float:
+    """The least of ``RANGES`` that holds logits of a magnitude of ``largest`` and leaves them room to grow.
+
+    Args:
+        most: range that the job started with; 0, for no change, where it is below all of ``RANGES``.
+    """
+    allowed = [value for value in RANGES if value <= most]
+    return next((value for value in allowed if value >= RANGE_MARGIN * largest), allowed[-1] if allowed else 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +30,12 @@ class Decision:
     Attributes:
         stop: train no further epoch.
         best: this epoch has the lowest loss so far.
+        logits_max: range of the logits from here on; 0 where it stays.
     """
 
     stop: bool
     best: bool
+    logits_max: float = 0.0
 
 
 class EarlyStopping:

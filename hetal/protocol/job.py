@@ -14,6 +14,8 @@ INVERSE_RANGE_MAX = 1e4
 # Softmax from phases of pairs; HETAL's own.
 METHODS = ("pairwise", "hetal")
 LOGITS_MAX = 128.0
+# Ranges that an answer may name, where a job's range adapts: coarse, so that an answer tells little.
+RANGES = (16.0, 32.0, 64.0, 128.0)
 
 KEYS_MULT = "keys/mult"
 INITIAL_WEIGHTS = "initial/weights"
@@ -90,6 +92,7 @@ class JobSpec:
         features: of a sample, without the bias column that the client appends.
         method: one of ``METHODS``: how logits become probabilities, and with it the whole circuit.
         logits_max: logits may lie in [-logits_max, logits_max]; HETAL's method has a range of its own in ``softmax``.
+        adaptive_range: the client's answers may name one of ``RANGES`` up to ``logits_max`` for what follows.
         weight_bound: of HETAL's method: largest magnitude a weight may reach; weights are scaled by it where they are
             bootstrapped.
         softmax: of HETAL's method.
@@ -107,6 +110,7 @@ class JobSpec:
     nesterov: bool = True
     method: str = "pairwise"
     logits_max: float = LOGITS_MAX
+    adaptive_range: bool = False
     weight_bound: float = 16.0
     softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
 
@@ -134,6 +138,11 @@ class JobSpec:
         """Samples of mini-batch ``batch``."""
         return min(self.batch_size, self.train_samples - batch * self.batch_size)
 
+    def check_range(self, answered: float) -> None:
+        """Raise an :class:`InputError` where an answer may not name this range; 0 names none."""
+        if answered and not (self.adaptive_range and answered in RANGES and answered <= self.logits_max):
+            raise InputError(f"an answer names the range {answered}, which this job does not allow")
+
     def check(self) -> None:
         """Raise an :class:`InputError` when a field is out of its range."""
         if self.validation_samples < 1:
@@ -154,6 +163,8 @@ class JobSpec:
                 raise InputError(f"{name} = {value} is outside 1..{high}")
         if self.method not in METHODS:
             raise InputError(f"no method {self.method!r}; there are {', '.join(METHODS)}")
+        if self.adaptive_range and self.method == "hetal":
+            raise InputError("the range of HETAL's softmax is fixed; choose another method for an adaptive one")
         numbers = (
             ("learning_rate", self.learning_rate, 1e3),
             ("logits_max", self.logits_max, 1e4),

@@ -87,6 +87,7 @@ class Continue:
     client: str
     epoch: int
     best: bool
+    logits_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,7 @@ class StartWorker:
 @dataclass(frozen=True, slots=True)
 class WorkerContinue:
     epoch: int
+    logits_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,6 +297,7 @@ class Evaluate:
 class SendContinue:
     epoch: int
     best: bool
+    logits_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,12 @@ class ServerJob:
         twin.snapshot = replace(self.snapshot, decisions=dict(self.snapshot.decisions))
         return twin
 
+    @property
+    def ranges(self) -> dict[int, float]:
+        """By epoch: the range that its answer named."""
+        decisions = self.snapshot.decisions
+        return {epoch: decision.logits_max for epoch, decision in decisions.items() if decision.logits_max}
+
     def handle(self, message: ServerMessage) -> list[ServerEffect]:
         """Effects to carry out in order.
 
@@ -254,7 +260,8 @@ class ServerJob:
 
     def _answer(self, message: Continue | Stop) -> list[ServerEffect]:
         snap = self.snapshot
-        decision = Decision(stop=isinstance(message, Stop), best=message.best)
+        logits_max = message.logits_max if isinstance(message, Continue) else 0.0
+        decision = Decision(isinstance(message, Stop), message.best, logits_max)
         known = snap.decisions.get(message.epoch)
         if known is not None:
             if known != decision:
@@ -277,7 +284,7 @@ class ServerJob:
             return [Persist(), StopClientTimer(), *self._stop_worker(), keep, *self._close(self._finished())]
         if self.worker:
             snap.state = State.TRAINING
-            return [Persist(), StopClientTimer(), keep, WorkerContinue(message.epoch)]
+            return [Persist(), StopClientTimer(), keep, WorkerContinue(message.epoch, logits_max)]
         snap.state = State.QUEUED
         return [Persist(), StopClientTimer(), keep, Enqueue(), Emit(message.client, Queued())]
 

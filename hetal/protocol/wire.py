@@ -89,6 +89,7 @@ def manifest_to_proto(job: JobSpec, *, key_tag: str, blobs: dict[str, int], name
         weight_bound=job.weight_bound,
         method=job.method,
         logits_max=job.logits_max,
+        adaptive_range=job.adaptive_range,
         softmax=pb.SoftmaxParameters(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,
@@ -137,6 +138,7 @@ def manifest_from_proto(message: pb.Manifest, *, allow_insecure: bool) -> Checke
         weight_bound=message.weight_bound,
         method=message.method,
         logits_max=message.logits_max,
+        adaptive_range=message.adaptive_range,
         softmax=SoftmaxSpec(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,

@@ -356,10 +356,10 @@ class Jobs:
                 self._grant()
             case StartWorker(restarts):
                 await self._start_worker(job, restarts)
-            case WorkerContinue(epoch):
+            case WorkerContinue(epoch, logits_max):
                 failpoint("answer.taken")
                 if job.training is not None:
-                    await job.training.go_on(epoch)
+                    await job.training.go_on(epoch, logits_max)
             case StopWorker():
                 self._spawn(self._release(job))
             case Emit(client, emitted):
@@ -398,6 +398,7 @@ class Jobs:
             job_id=job.id,
             manifest=job.manifest,
             answered_epoch=job.machine.answered_epoch,
+            ranges=job.machine.ranges,
             delay_s=_backoff_s(restarts),
             store=self._store,
             config=self._config,

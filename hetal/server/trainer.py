@@ -45,6 +45,7 @@ class Trainer:
         self._codec = codec
         self._read_blob = read_blob
         self._digest = job.parameters.digest
+        self.logits_max = job.logits_max
         self._circuit = self.plan.circuit
         self._state: list[Ciphertext] | None = None
         self._validation: list[Ciphertext] | None = None
@@ -87,7 +88,15 @@ class Trainer:
         circuit = self._circuit
         x = self._ciphertexts(batch_x_blob(batch), circuit.features_count(rows), circuit.levels.features)
         y = self._ciphertexts(batch_y_blob(batch), circuit.labels_count(rows), circuit.levels.labels)
-        self._state = circuit.iterate(self._ev, self._require_state(), x, y, step=self.iterations_done, rows=rows)
+        self._state = circuit.iterate(
+            self._ev,
+            self._require_state(),
+            x,
+            y,
+            step=self.iterations_done,
+            rows=rows,
+            logits_max=self.logits_max,
+        )
         self.iterations_done += 1
         if self.iterations_done % self.job.batches == 0:
             self.epoch += 1

@@ -41,6 +41,7 @@ class Training:
         job_id: str,
         manifest: pb.Manifest,
         answered_epoch: int,
+        ranges: dict[int, float],
         delay_s: float,
         store: Store,
         config: ServerConfig,
@@ -50,6 +51,7 @@ class Training:
         self._job_id = job_id
         self._manifest = manifest
         self._answered_epoch = answered_epoch
+        self._ranges = ranges
         self._delay_s = delay_s
         self._store = store
         self._config = config
@@ -106,10 +108,10 @@ class Training:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def go_on(self, epoch: int) -> None:
-        """Tell the worker that ``epoch`` is answered."""
+    async def go_on(self, epoch: int, logits_max: float) -> None:
+        """Tell the worker that ``epoch`` is answered, and the range of the logits from there on; 0 for the same."""
         if self._process is not None:
-            await self._process.send({"command": "continue", "epoch": epoch})
+            await self._process.send({"command": "continue", "epoch": epoch, "logits_max": logits_max})
 
     async def stop(self) -> None:
         """Kill the worker; its memory is free when this returns."""
@@ -137,6 +139,7 @@ class Training:
             "command": "train",
             "results": str(self._store.files.results(self._job_id)),
             "answered_epoch": self._answered_epoch,
+            "ranges": self._ranges,
             **worker_inputs(self._store, self._job_id, self._manifest),
         }
 

@@ -95,6 +95,7 @@ class Worker:
         job = checked.job
         results = Path(command["results"])
         answered = int(command["answered_epoch"])
+        ranges = {int(epoch): float(value) for epoch, value in command["ranges"].items()}
         checkpoints = Checkpoints(results)
         if not checkpoints.restore(trainer.restore):
             trainer.initialise()
@@ -108,8 +109,10 @@ class Worker:
         while True:
             if trainer.epoch > answered:
                 self._report_epoch(results, trainer.epoch)
-                answered = self._answer(trainer.epoch)
+                answered = self._answer(trainer.epoch, ranges)
                 continue
+            named = [epoch for epoch in ranges if epoch <= trainer.epoch]
+            trainer.logits_max = ranges[max(named)] if named else job.logits_max
             self._progress("training", trainer, iterations_max, seconds)
             began = time.monotonic()
             self._busy = True
@@ -142,9 +145,11 @@ class Worker:
         )
         failpoint("epoch.after")
 
-    def _answer(self, epoch: int) -> int:
+    def _answer(self, epoch: int, ranges: dict[int, float]) -> int:
         for command in self._commands:
             if command["command"] == "continue" and command["epoch"] == epoch:
+                if command["logits_max"]:
+                    ranges[epoch] = float(command["logits_max"])
                 failpoint("answer.passed")
                 return epoch
         raise SystemExit(0)

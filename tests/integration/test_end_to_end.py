@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -80,6 +81,30 @@ async def test_encrypted_training_equals_the_unencrypted_run_of_the_same_steps(a
         assert await client.delete(job.id) > 1_000_000
         with pytest.raises(JobNotFoundError):
             await client.get(job.id)
+
+
+async def test_the_range_follows_the_logits_where_the_owner_allows_it(address: str) -> None:
+    async with Client(address) as client:
+        job = await client.train(
+            DATA.x_train[::2],
+            DATA.y_train[::2],
+            DATA.x_val,
+            DATA.y_val,
+            epochs=3,
+            learning_rate=2.0,
+            preset_name=TEST_PRESET,
+            adaptive_range=True,
+        )
+        prepared = prepare(DATA.x_train[::2], DATA.y_train[::2], DATA.x_val, DATA.y_val, standardize=True, seed=0)
+        arrays = (prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
+        adapted, fixed, clear = (
+            run(replace(job.spec, adaptive_range=adaptive), *arrays).weights
+            for run, adaptive in ((simulate, True), (simulate, False), (train_clear, False))
+        )
+        distance = np.linalg.norm(job.model.weights - adapted)
+        assert distance < 1e-4 * np.linalg.norm(adapted)
+        assert distance < 0.1 * np.linalg.norm(job.model.weights - fixed)
+        assert np.linalg.norm(job.model.weights - clear) < np.linalg.norm(fixed - clear)
 
 
 async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> None:

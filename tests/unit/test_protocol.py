@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import suppress
 
 import pytest
@@ -22,7 +21,7 @@ from hetal.errors import (
 )
 from hetal.protocol import messages as m
 from hetal.protocol.client_machine import ClientJob, ClientState
-from hetal.protocol.early_stopping import Decision, EarlyStopping
+from hetal.protocol.early_stopping import Decision, EarlyStopping, adapted_range
 from hetal.protocol.messages import State
 from hetal.protocol.server_machine import ServerJob, Snapshot
 
@@ -677,7 +676,8 @@ def test_resumed_client_goes_on_after_its_last_decision() -> None:
 
 def verdicts(losses: list[float], patience: int = 3, epochs_max: int = 10) -> list[tuple[bool, bool]]:
     stopping = EarlyStopping(patience, epochs_max)
-    return [dataclasses.astuple(stopping.update(loss)) for loss in losses]
+    decisions = [stopping.update(loss) for loss in losses]
+    return [(decision.stop, decision.best) for decision in decisions]
 
 
 def test_patience_counts_epochs_without_a_lower_loss() -> None:
@@ -690,6 +690,30 @@ def test_a_lower_loss_restarts_the_patience() -> None:
 
 def test_epochs_max_stops_even_at_the_best_epoch() -> None:
     assert verdicts([3, 2], epochs_max=2) == [(False, True), (True, True)]
+
+
+def test_giving_up_keeps_the_best_so_far() -> None:
+    stopping = EarlyStopping(3, 10)
+    stopping.update(1.0)
+    assert stopping.give_up() == Decision(stop=True, best=False)
+    assert (stopping.epoch, stopping.best_epoch) == (2, 1)
+    with pytest.raises(StateError):
+        stopping.give_up()
+
+
+@pytest.mark.parametrize(
+    ("largest", "most", "named"), [(1, 128, 16), (8, 128, 16), (9, 128, 32), (99, 64, 64), (1, 8, 0)]
+)
+def test_adapted_ranges(largest: float, most: float, named: float) -> None:
+    assert adapted_range(largest, most) == named
+
+
+def test_the_range_that_an_answer_names_reaches_the_worker_and_outlives_it() -> None:
+    job = machine("awaiting")
+    effects = job.handle(m.Continue("c", job.snapshot.epoch, best=True, logits_max=32.0))
+    assert m.WorkerContinue(job.snapshot.epoch, 32.0) in effects
+    assert job.ranges == {job.snapshot.epoch: 32.0}
+    assert Snapshot.from_json(job.snapshot.to_json()).decisions == job.snapshot.decisions
 
 
 def test_early_stopping_refuses_nonsense() -> None:

@@ -42,9 +42,31 @@ JOB = JobSpec(
     patience=2,
     learning_rate=0.7,
     nesterov=False,
+    logits_max=64.0,
+    adaptive_range=True,
     weight_bound=8.0,
     softmax=SoftmaxSpec(extensions=4, inverse_range=50.0),
 )
+
+
+@pytest.mark.parametrize("answered", [0.0, 16.0, 64.0])
+def test_ranges_that_an_answer_may_name(answered: float) -> None:
+    JOB.check_range(answered)
+
+
+@pytest.mark.parametrize("answered", [1.0, 128.0, -16.0, float("nan")])
+def test_ranges_that_an_answer_may_not_name(answered: float) -> None:
+    with pytest.raises(InputError):
+        JOB.check_range(answered)
+    with pytest.raises(InputError):
+        replace(JOB, adaptive_range=False).check_range(16.0)
+
+
+def test_the_range_of_hetals_softmax_is_fixed() -> None:
+    with pytest.raises(InputError):
+        replace(JOB, method="hetal").check()
+
+
 BLOBS = {"keys/mult": 100, "train/x/00000": 5}
 
 
