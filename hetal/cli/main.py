@@ -13,7 +13,7 @@ from hetal.errors import HetalError, InputError
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
-COMMANDS: Final = ("serve", "train", "predict", "demo", "jobs", "certs", "audit", "doctor", "bench")
+COMMANDS: Final = ("serve", "plan", "train", "predict", "demo", "jobs", "certs", "audit", "doctor", "bench")
 
 
 def build_parser(commands: Sequence[str] = COMMANDS) -> argparse.ArgumentParser:

@@ -27,20 +27,6 @@ class Encryptor:
         self.plan = plan
         self.keys = keys
 
-    def blob_sizes(self) -> dict[str, int]:
-        """Largest size in bytes of every blob of ciphertexts, for the manifest."""
-        job, circuit = self.job, self.plan.circuit
-        levels = circuit.levels
-        sizes = {
-            INITIAL_WEIGHTS: self._size(circuit.weights_count, levels.weights),
-            VALIDATION_X: self._size(circuit.validation_count(job.validation_samples), levels.validation),
-        }
-        for batch in range(job.batches):
-            rows = job.batch_rows(batch)
-            sizes[batch_x_blob(batch)] = self._size(circuit.features_count(rows), levels.features)
-            sizes[batch_y_blob(batch)] = self._size(circuit.labels_count(rows), levels.labels)
-        return sizes
-
     def blobs(self, data: Prepared, initial: Array | None = None) -> Iterator[tuple[str, bytes]]:
         """(name, framed blob), one at a time.
 
@@ -91,5 +77,21 @@ class Encryptor:
         parts = [self.keys.encrypt(vector, level) for vector in vectors]
         return frame(Kind.CIPHERTEXTS, self.job.parameters.digest, join(parts))
 
-    def _size(self, count: int, level: int) -> int:
-        return OBJECT_OVERHEAD_BYTES + count * (self.job.parameters.ciphertext_bytes(level) + OBJECT_OVERHEAD_BYTES)
+
+def blob_sizes(job: JobSpec, plan: Plan) -> dict[str, int]:
+    """Largest size in bytes of every blob of ciphertexts that a client uploads, for the manifest."""
+    circuit, params = plan.circuit, job.parameters
+    levels = circuit.levels
+
+    def size(count: int, level: int) -> int:
+        return OBJECT_OVERHEAD_BYTES + count * (params.ciphertext_bytes(level) + OBJECT_OVERHEAD_BYTES)
+
+    sizes = {
+        INITIAL_WEIGHTS: size(circuit.weights_count, levels.weights),
+        VALIDATION_X: size(circuit.validation_count(job.validation_samples), levels.validation),
+    }
+    for batch in range(job.batches):
+        rows = job.batch_rows(batch)
+        sizes[batch_x_blob(batch)] = size(circuit.features_count(rows), levels.features)
+        sizes[batch_y_blob(batch)] = size(circuit.labels_count(rows), levels.labels)
+    return sizes

@@ -20,7 +20,7 @@ from hetal import limits
 from hetal._pb import hetal_pb2 as pb
 from hetal.ckks.presets import DEFAULT_PRESET, preset
 from hetal.client.dataset import Array, Labels, Prepared, prepare
-from hetal.client.encrypt import Encryptor
+from hetal.client.encrypt import Encryptor, blob_sizes
 from hetal.client.journal import Journal, Search
 from hetal.client.keys import KeySet
 from hetal.client.log import event
@@ -383,7 +383,7 @@ class _Run:
                 await asyncio.to_thread(keys.save, keep_keys, passphrase)
             names = await asyncio.to_thread(keys.rotation_key_blob_names, chosen.rotations)
         encryptor = Encryptor(self.spec, chosen, keys)
-        sizes = encryptor.blob_sizes()
+        sizes = blob_sizes(self.spec, chosen)
         key_bytes = self.spec.parameters.key_bytes() + (1 << 20)
         sizes |= {KEYS_MULT: key_bytes} | dict.fromkeys(names, (limits.ROTATION_KEYS_PER_BLOB + 16) * key_bytes)
         job_id = await self._create(keys, sizes, name)

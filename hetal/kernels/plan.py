@@ -44,6 +44,7 @@ class Plan:
         relinearization_levels: levels at which products are relinearised.
         counts: operations of one iteration on a full batch, by name and level of the result.
         validation_counts: those of one validation.
+        stages: ``counts`` by the stage of the circuit, in their order; what lies between stages is in none.
     """
 
     circuit: Circuit
@@ -51,6 +52,7 @@ class Plan:
     rotation_levels: dict[int, int] = field(repr=False)
     counts: Counter[tuple[str, int]] = field(repr=False)
     validation_counts: Counter[tuple[str, int]] = field(repr=False)
+    stages: dict[str, Counter[tuple[str, int]]] = field(repr=False)
 
     @property
     def bootstraps(self) -> int:
@@ -91,18 +93,21 @@ def plan_of(circuit: Circuit) -> Plan:
 
     state = circuit.begin(ev, fresh(circuit.weights_count, levels.weights))
     counts: Counter[tuple[str, int]] = Counter()
+    stages: dict[str, Counter[tuple[str, int]]] = {}
     # The last batch may be smaller, and need other rotations.
     for step, batch in enumerate((0, job.batches - 1, 0), start=STEADY_STEP):
         rows = job.batch_rows(batch)
         ev.counts.clear()
+        ev.stages.clear()
         x, y = fresh(circuit.features_count(rows), levels.features), fresh(circuit.labels_count(rows), levels.labels)
         state = circuit.iterate(ev, state, x, y, step=step, rows=rows)
         counts = ev.counts.copy()
+        stages = {name: stage.counts for name, stage in ev.stages.items()}
     ev.counts.clear()
     evaluate(circuit.classifier(ev, state, STEADY_STEP))
     validation = ev.counts.copy()
     evaluate(fresh(circuit.classifier_count, levels.validation))
-    return Plan(circuit, tuple(sorted(ev.levels)), ev.levels, counts, validation)
+    return Plan(circuit, tuple(sorted(ev.levels)), ev.levels, counts, validation, stages)
 
 
 class _Recorder(CountingEvaluator):
@@ -172,7 +177,7 @@ def _replica_circuit(job: JobSpec) -> ReplicaCircuit:
     best: tuple[tuple[bool, float], ReplicaCircuit] | None = None
     for circuit in ReplicaCircuit.candidates(job):
         chosen = plan_of(circuit)
-        total = cost.seconds(chosen.counts) + cost.reading(circuit, job.batch_rows(0))
+        total = cost.MODEL.seconds(chosen.counts) + cost.MODEL.reading(circuit, job.batch_rows(0))
         shared = cost.sending(circuit, job) / max(1, min(job.epochs_max, EPOCHS_EXPECTED) * job.batches)
         key = (feature_bytes(circuit) > FEATURE_BYTES_MAX, total + shared)
         if best is None or key < best[0]:
