@@ -260,7 +260,8 @@ def main() -> int:
     parser.add_argument("--log-json", action="store_true")
     arguments = parser.parse_args()
     _die_with(arguments.parent)
-    if arguments.memory_bytes is not None:
+    # CUDA reserves addresses without end.
+    if arguments.memory_bytes is not None and not arguments.device.startswith("cuda"):
         resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     configure(as_json=arguments.log_json)
