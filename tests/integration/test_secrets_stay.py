@@ -63,8 +63,12 @@ class RecordingProxy:
 
 
 async def test_a_training_leaves_no_secret_in_the_clear(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("DEBUG", "hetal")
     seen: list[np.ndarray] = []
     logits = Encryptor.logits
 
@@ -111,6 +115,8 @@ async def test_a_training_leaves_no_secret_in_the_clear(
             assert job.bytes_sent < len(proxy.wire)
             assert windows.search(proxy.wire) == []
             assert windows.search_tree(tmp_path / "state") == {}
+            assert "job created" in caplog.text
+            assert windows.search(caplog.text.encode()) == []
             assert sum(path.stat().st_size for path in (tmp_path / "state").rglob("*")) > job.bytes_sent
 
             # The search can fail: one row, as the client must never send it, is found on the wire.
@@ -124,8 +130,9 @@ async def test_a_training_leaves_no_secret_in_the_clear(
             assert {hit.secret for hit in windows.search(proxy.wire[before:])} == {"features"}
     finally:
         await server.stop()
-    (tmp_path / "state" / "jobs" / "leak").write_bytes(b"\0" * 99 + secrets["logits"][0:9].tobytes())
-    assert list(windows.search_tree(tmp_path / "state")) == [tmp_path / "state" / "jobs" / "leak"]
+    (tmp_path / "leak" / "deep").mkdir(parents=True)
+    (tmp_path / "leak" / "deep" / "file").write_bytes(b"\0" * 99 + secrets["logits"][0:9].tobytes())
+    assert list(windows.search_tree(tmp_path / "leak")) == [tmp_path / "leak" / "deep" / "file"]
 
     entries, searches = journal.read(job.id)
     assert {entry.rpc for entry in entries} == {

@@ -334,6 +334,17 @@ class TestChart:
         assert {"name": "HETAL_DEVICE", "value": "auto"} in container["env"]
         assert all(entry["name"] != "HETAL_DEVICE" for entry in without["env"])
 
+    def test_the_status_page_is_open_to_named_peers_alone(self) -> None:
+        closed = Template(self.values()).render("networkpolicy.yaml")["spec"]
+        assert closed["ingress"] == [{"ports": [{"port": "grpc"}]}]
+        policy = {"enabled": True, "metricsFrom": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]}
+        opened = Template(self.values(networkPolicy=policy)).render("networkpolicy.yaml")["spec"]
+        assert opened["ingress"][1] == {"from": policy["metricsFrom"], "ports": [{"port": "http"}]}
+        without = Template(self.values(networkPolicy=policy | {"enabled": False})).render("networkpolicy.yaml")
+        assert without is None
+        labels = Template(self.values()).render("statefulset.yaml")["spec"]["template"]["metadata"]["labels"]
+        assert opened["podSelector"]["matchLabels"] == labels
+
     def test_optional_parts_render(self) -> None:
         changes: dict[str, Any] = {
             "imagePullSecrets": [{"name": "registry"}],
