@@ -213,8 +213,8 @@ class Client:
         Args:
             x, x_val: (samples, features); y, y_val: one label per row, of any comparable type.
             batch_size: None for all rows in one batch.
-            method: one of ``METHODS``; by default HETAL's where ``softmax`` is given or the server's backend has no
-                phases, else ``pairwise``.
+            method: one of ``METHODS``; by default HETAL's where ``softmax`` is given, else ``pairwise`` where the
+                server's backend has phases, and ``normalise`` where not.
             logits_max: range of the logits; a training whose logits leave it ends with the best epoch before.
             adaptive_range: tell the server with each answer in which of four ranges the validation logits lie: smaller
                 errors of the softmax for two bits an epoch (SECURITY.md).
@@ -230,7 +230,7 @@ class Client:
         """
         data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
         if method is None:
-            method = "hetal" if softmax is not None or (await self.info()).backend != "native" else "pairwise"
+            method = "hetal" if softmax is not None else method_of((await self.info()).backend)
         spec = job_spec(
             data,
             preset_name=preset_name,
@@ -315,6 +315,11 @@ class Client:
 
         result = await self._transport.retried(attempt)
         return await asyncio.to_thread(encryptor.logits, result, len(prepared))
+
+
+def method_of(backend: str) -> str:
+    """The method by which that backend trains fastest."""
+    return "pairwise" if backend == "native" else "normalise"
 
 
 def job_spec(

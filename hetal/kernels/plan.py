@@ -22,7 +22,7 @@ from hetal.kernels.evaluator import Ciphertext, level_model
 from hetal.kernels.hetal_circuit import HetalCircuit
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.placement import STEADY_STEP, place
-from hetal.kernels.replica_circuit import ReplicaCircuit
+from hetal.kernels.replica_circuit import NormaliseCircuit, PhaseCircuit, ReplicaCircuit
 from hetal.protocol.job import JobSpec
 
 # A bootstrap costs about as much as this many key switches.
@@ -175,7 +175,8 @@ def _key_switches(job: JobSpec, layout: BlockLayout) -> int:
 
 def _replica_circuit(job: JobSpec) -> ReplicaCircuit:
     best: tuple[tuple[bool, float], ReplicaCircuit] | None = None
-    for circuit in ReplicaCircuit.candidates(job):
+    method = PhaseCircuit if job.method == "pairwise" else NormaliseCircuit
+    for circuit in method.candidates(job):
         chosen = plan_of(circuit)
         total = cost.MODEL.seconds(chosen.counts) + cost.MODEL.reading(circuit, job.batch_rows(0))
         shared = cost.sending(circuit, job) / max(1, min(job.epochs_max, EPOCHS_EXPECTED) * job.batches)

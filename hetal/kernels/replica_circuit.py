@@ -5,74 +5,67 @@ Between iterations live z and S of :mod:`hetal.kernels.optimizer` in compact for
 of the schedule, are carried along and leave where a constant is multiplied anyway: in the period of a phase and in the
 coefficients of the polynomial that ends the softmax.
 
-Two classes train the difference of their weights. Of more, only weights less their mean over the classes matter, and
-the client encrypts those.
+Only weights less their mean over the classes matter, and the client encrypts those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
 from hetal.kernels import products
 from hetal.kernels.circuit import Array, Circuit, InputLevels
 from hetal.kernels.clear import Labels
-from hetal.kernels.evaluator import Ciphertext, Evaluator, Vector
+from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, Vector
+from hetal.kernels.normalise import normalise
 from hetal.kernels.optimizer import total, weight
 from hetal.kernels.pairwise import pairwise
+from hetal.kernels.placement import place
 from hetal.kernels.products_work import feature_ciphertexts, ranked
 from hetal.kernels.replica import ReplicaLayout, layouts
 from hetal.kernels.sigmoid import sigmoid
-from hetal.kernels.tables import PairwiseTable, SigmoidTable, pairwise_table, sigmoid_table
+from hetal.kernels.tables import PairwiseTable, SigmoidTable, normalise_spec, pairwise_table, sigmoid_table
 from hetal.protocol.job import JobSpec
 
-
-@dataclass(frozen=True, slots=True)
-class CircuitLevels:
-    """Levels inside an iteration. A product of the state leads to logits, and one with the residual to the gradient."""
-
-    logits: int
-    state: int
-    residual: int
+NO_LEVELS: Final = InputLevels(0, 0, 0, 0)
 
 
 class ReplicaCircuit(Circuit):
-    """The circuit of one layout.
+    """The circuit of one layout; what makes residuals of logits is left to the method.
 
     Args:
         layout: of the training's chunks; a mini-batch has as many as its logits need ciphertexts.
+        outputs: columns of logits: the classes, or 1 for the difference of two.
     """
 
-    def __init__(self, job: JobSpec, layout: ReplicaLayout) -> None:
+    def __init__(self, job: JobSpec, layout: ReplicaLayout, outputs: int, levels: InputLevels) -> None:
         self.job = job
         self.layout = layout
+        self.levels = levels
         self.validation = layout.with_samples(layout.samples_max)
-        self.table = _table(job.classes, job.logit_range)
-        merging = 0 if layout.unmasked else 1
-        entry = job.parameters.bootstrap_input_level
-        state = entry + 1 + merging
-        self.inner = CircuitLevels(entry, state, state + 2)
-        checked = 1 if self.validation.unmasked else 2
-        self.levels = InputLevels(features=state + 1, labels=state + 3, weights=state, validation=checked)
+        self._difference = outputs < job.classes
         # Logits come out of an evaluation as x / (2R).
         self._classifier_gain = 1.0 / (2.0 * job.logit_range * self.validation.forward_gain)
 
-    @classmethod
-    def candidates(cls, job: JobSpec) -> Iterator[ReplicaCircuit]:
-        """Circuits of the layouts whose products cost least, for several sizes of the encrypted features."""
-        rows = job.batch_rows(0)
-        offered = list(layouts(job.parameters.slots, rows, job.columns, _outputs(job)))
-        sizes = sorted(feature_ciphertexts(layout, rows) for layout in offered)
-        chosen: list[ReplicaLayout] = []
-        size = sizes[0]
-        while size <= 2 * sizes[-1]:
-            best = ranked(offered, rows, features_max=size)[0]
-            if best not in chosen:
-                chosen.append(best)
-            size *= 2
-        yield from (cls(job, layout) for layout in chosen)
+    @abstractmethod
+    def residual(
+        self,
+        ev: Evaluator,
+        logits: Ciphertext,
+        labels: Ciphertext,
+        *,
+        gain: float,
+        output_gain: float,
+        logits_max: float | None,
+    ) -> Ciphertext:
+        """``output_gain`` times probabilities less labels, in the layout's sections.
+
+        Args:
+            logits: times ``gain``.
+        """
 
     # -- the client's side --------------------------------------------------------------------------------------------
 
@@ -81,13 +74,13 @@ class ReplicaCircuit(Circuit):
 
     def pack_labels(self, labels: Labels) -> list[Vector]:
         onehot = np.eye(self.job.classes)[labels]
-        outputs = onehot[:, 1:] if self._binary else onehot
+        outputs = onehot[:, 1:] if self._difference else onehot
         size = self.layout.samples
         return [self.layout.sections.pack(outputs[at : at + size]) for at in range(0, len(outputs), size)]
 
     def pack_weights(self, weights: Array) -> list[Vector]:
         centred = weights - weights.mean(axis=0)
-        outputs = centred[1:] - centred[:1] if self._binary else centred
+        outputs = centred[1:] - centred[:1] if self._difference else centred
         return list(self.layout.pack_weights(outputs))
 
     def pack_validation(self, x: Array) -> list[Vector]:
@@ -112,13 +105,9 @@ class ReplicaCircuit(Circuit):
 
     def _of_classes(self, outputs: Array) -> Array:
         """(n, classes) from (n, outputs)."""
-        return np.hstack([-outputs / 2.0, outputs / 2.0]) if self._binary else outputs
+        return np.hstack([-outputs / 2.0, outputs / 2.0]) if self._difference else outputs
 
     # -- numbers of ciphertexts ---------------------------------------------------------------------------------------
-
-    @property
-    def _binary(self) -> bool:
-        return self.job.classes == 2
 
     def features_count(self, rows: int) -> int:
         return _count(self.layout, rows)
@@ -163,30 +152,36 @@ class ReplicaCircuit(Circuit):
         rows: int,
         logits_max: float | None = None,
     ) -> list[Ciphertext]:
-        job, layout, inner = self.job, self.layout, self.inner
+        job, layout = self.job, self.layout
         z, s = state[: layout.compacts], state[layout.compacts :]
         factor, after = (weight(step), total(step + 1)) if s else (1, 1)
         lookahead = [ev.add(b, ev.mul_integer(a, factor)) for a, b in zip(z, s, strict=True)] if s else list(z)
         with ev.stage("expand"):
             pieces = products.expand(ev, lookahead, layout)
         # The difference of two weights moves twice as fast as each.
-        rate = job.learning_rate * after / factor * (2.0 if self._binary else 1.0)
+        rate = job.learning_rate * after / factor * (2.0 if self._difference else 1.0)
         residual_gain = rate / (rows * layout.backward_gain)
         chunks = list(_chunks(layout, x, rows))
-        table = self.table if logits_max is None else _table(job.classes, min(logits_max, job.logit_range))
 
-        def residual(item: tuple[list[list[Ciphertext]], Ciphertext]) -> list[list[Ciphertext]]:
+        def spread(item: tuple[list[list[Ciphertext]], Ciphertext]) -> list[list[Ciphertext]]:
             features, labels = item
             with ev.stage("forward"):
-                lowered = [ev.map(lambda ct: ev.drop(ct, inner.state), row) for row in features]
+                level = min(features[0][0].level, pieces[0].level)
+                lowered = [ev.map(lambda ct: ev.drop(ct, level), row) for row in features]
                 logits = products.forward(ev, lowered, pieces, layout)
             with ev.stage("softmax"):
-                chances = self._softmax(ev, logits, table, after * layout.forward_gain, residual_gain)
+                residual = self.residual(
+                    ev,
+                    logits,
+                    labels,
+                    gain=after * layout.forward_gain,
+                    output_gain=residual_gain,
+                    logits_max=logits_max,
+                )
             with ev.stage("spread"):
-                difference = ev.sub(chances, ev.mul_scalar(labels, residual_gain))
-                return products.spread(ev, difference, layout, len(features))
+                return products.spread(ev, residual, layout, len(features))
 
-        spreads = [residual(item) for item in zip(chunks, y, strict=True)]
+        spreads = [spread(item) for item in zip(chunks, y, strict=True)]
         with ev.stage("backward"):
             gradient = products.backward(ev, spreads, chunks, layout)
         z = [ev.sub(ct, change) for ct, change in zip(z, gradient, strict=True)]
@@ -213,25 +208,108 @@ class ReplicaCircuit(Circuit):
         pieces = products.expand(ev, compacts, self.layout)
         return [products.forward(ev, chunk, pieces, self.validation) for chunk in _chunks(self.validation, x, samples)]
 
-    def _softmax(
+
+class PhaseCircuit(ReplicaCircuit):
+    """Softmax from phases: two bootstraps a chunk, one for two classes, whose difference is trained."""
+
+    def __init__(self, job: JobSpec, layout: ReplicaLayout) -> None:
+        self.table = _table(job.classes, job.logit_range)
+        state = job.parameters.bootstrap_input_level + _forward_levels(layout)
+        self.residual_level = state + 2
+        validation = _forward_levels(layout.with_samples(layout.samples_max))
+        levels = InputLevels(features=state + 1, labels=state + 3, weights=state, validation=validation)
+        super().__init__(job, layout, _phase_outputs(job), levels)
+
+    @classmethod
+    def candidates(cls, job: JobSpec) -> Iterator[PhaseCircuit]:
+        """Circuits of the layouts whose products cost least, for several sizes of the encrypted features."""
+        return (cls(job, layout) for layout in _shortlist(job, _phase_outputs(job)))
+
+    def residual(
         self,
         ev: Evaluator,
         logits: Ciphertext,
-        table: PairwiseTable | SigmoidTable,
+        labels: Ciphertext,
+        *,
         gain: float,
         output_gain: float,
+        logits_max: float | None,
     ) -> Ciphertext:
-        sections, level = self.layout.sections, self.inner.residual
+        job, sections, level = self.job, self.layout.sections, self.residual_level
+        table = self.table if logits_max is None else _table(job.classes, min(logits_max, job.logit_range))
         if isinstance(table, SigmoidTable):
-            return sigmoid(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
-        return pairwise(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
+            chances = sigmoid(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
+        else:
+            chances = pairwise(ev, logits, sections, table, gain=gain, level=level, output_gain=output_gain)
+        return ev.sub(chances, ev.mul_scalar(labels, output_gain))
+
+
+class NormaliseCircuit(ReplicaCircuit):
+    """Softmax by squaring and normalising: more bootstraps, smaller errors, and no phases.
+
+    Args:
+        schedule: the plan's decision per checkpoint: those of the softmax, and ``residual``.
+    """
+
+    def __init__(
+        self,
+        job: JobSpec,
+        layout: ReplicaLayout,
+        levels: InputLevels = NO_LEVELS,
+        schedule: Mapping[str, Refresh] | None = None,
+    ) -> None:
+        super().__init__(job, layout, job.classes, levels)
+        self.spec = normalise_spec(job.classes, job.logit_range)
+        self.schedule = schedule or {}
+
+    @classmethod
+    def candidates(cls, job: JobSpec) -> Iterator[NormaliseCircuit]:
+        """As those of :class:`PhaseCircuit`, with the cheapest bootstraps for each."""
+        rows = job.batch_rows(0)
+        for layout in _shortlist(job, job.classes):
+            chunks = -(-rows // layout.samples)
+            placed = place(cls(job, layout), layout.slots, min(layout.samples, rows), {}, default=chunks)
+            yield cls(job, layout, placed.levels, placed.schedule)
+
+    def residual(
+        self,
+        ev: Evaluator,
+        logits: Ciphertext,
+        labels: Ciphertext,
+        *,
+        gain: float,
+        output_gain: float,
+        logits_max: float | None,
+    ) -> Ciphertext:
+        ev.schedule = self.schedule
+        chances = normalise(ev, logits, self.layout.sections, self.spec, gain=gain)
+        return ev.mul_scalar(ev.checkpoint(ev.sub(chances, labels), "residual"), output_gain)
+
+
+def _forward_levels(layout: ReplicaLayout) -> int:
+    return 1 if layout.unmasked else 2
+
+
+def _shortlist(job: JobSpec, outputs: int) -> Iterator[ReplicaLayout]:
+    """The layouts whose products cost least, for several sizes of the encrypted features."""
+    rows = job.batch_rows(0)
+    offered = list(layouts(job.parameters.slots, rows, job.columns, outputs))
+    sizes = [feature_ciphertexts(layout, rows) for layout in offered]
+    chosen: list[ReplicaLayout] = []
+    size = min(sizes)
+    while size <= 2 * max(sizes):
+        best = ranked(offered, rows, features_max=size)[0]
+        if best not in chosen:
+            chosen.append(best)
+        size *= 2
+    return iter(chosen)
 
 
 def _table(classes: int, logits_max: float) -> PairwiseTable | SigmoidTable:
     return sigmoid_table(2.0 * logits_max) if classes == 2 else pairwise_table(classes, logits_max)
 
 
-def _outputs(job: JobSpec) -> int:
+def _phase_outputs(job: JobSpec) -> int:
     return 1 if job.classes == 2 else job.classes
 
 

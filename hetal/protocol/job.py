@@ -11,8 +11,8 @@ from hetal.errors import EmptyValidationError, InputError, LayoutError, QuotaErr
 
 PROTOCOL_VERSION = 1
 INVERSE_RANGE_MAX = 1e4
-# Softmax from phases of pairs; HETAL's own.
-METHODS = ("pairwise", "hetal")
+# Softmax from phases of pairs; by squaring and normalising; HETAL's own.
+METHODS = ("pairwise", "normalise", "hetal")
 LOGITS_MAX = 128.0
 # Ranges that an answer may name, where a job's range adapts: coarse, so that an answer tells little.
 RANGES = (16.0, 32.0, 64.0, 128.0)
@@ -163,8 +163,8 @@ class JobSpec:
                 raise InputError(f"{name} = {value} is outside 1..{high}")
         if self.method not in METHODS:
             raise InputError(f"no method {self.method!r}; there are {', '.join(METHODS)}")
-        if self.adaptive_range and self.method == "hetal":
-            raise InputError("the range of HETAL's softmax is fixed; choose another method for an adaptive one")
+        if self.adaptive_range and self.method != "pairwise":
+            raise InputError(f"the range of method {self.method!r} is fixed; 'pairwise' has an adaptive one")
         numbers = (
             ("learning_rate", self.learning_rate, 1e3),
             ("logits_max", self.logits_max, 1e4),
