@@ -9,7 +9,7 @@ import hetal.client
 
 
 def test_names_are_these_and_all_exist() -> None:
-    names = "Client Dataset History KeySet Model Progress SoftmaxSpec Tls TrainedJob load"
+    names = "Client Dataset History Journal KeySet Model Progress SoftmaxSpec Tls TrainedJob load"
     assert hetal.client.__all__ == names.split()
     assert all(hasattr(hetal.client, name) for name in hetal.client.__all__)
 
