@@ -42,7 +42,8 @@ CHUNK = 256 * 1024
 # What each half of a job's life passes; the rest of the front's points lie in trainings.
 UPLOADING = tuple(name for name in FRONT if name.split(".")[0] in ("job", "db", "upload", "object", "delete"))
 TRAINING = tuple(name for name in FRONT if name not in UPLOADING)
-DEADLINE_S = 120
+# Of one step of a job, over all deaths of the server in it.
+DEADLINE_S = 900
 PAUSE_S = 0.1
 WATCH_S = 0.05
 
@@ -105,13 +106,27 @@ class Keeper:
     Args:
         lives: points armed in each life of the server, one after another; after the last one it lives unarmed.
         options: further flags of ``hetal serve``.
+        latched: whether a point strikes once, and not whenever it is passed.
+
+    Attributes:
+        deaths: of servers so far.
+        expected: exit statuses after which it starts again.
     """
 
-    def __init__(self, directory: Path, lives: Sequence[Sequence[str]] = (), options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        lives: Sequence[Sequence[str]] = (),
+        options: Sequence[str] = (),
+        *,
+        latched: bool = True,
+    ) -> None:
         self.data = directory / "data"
         self.latch = directory / "latch"
         self.latch.mkdir(parents=True)
         self.deaths = 0
+        self.expected = {-9}
+        self._latched = latched
         self._log = directory / "serve.log"
         self._lives = list(lives)
         self._armed: Sequence[str] = ()
@@ -153,7 +168,8 @@ class Keeper:
 
     async def _start(self) -> None:
         # A life may end before its workers reach their points.
-        self._armed = [*self._left(), *(self._lives.pop(0) if self._lives else ())]
+        left = self._left() if self._latched else []
+        self._armed = [*left, *(self._lives.pop(0) if self._lives else ())]
         armed = ",".join(point if "=" in point else f"{point}=kill" for point in self._armed)
         with self._log.open("ab") as log:
             self.process: Process = await asyncio.create_subprocess_exec(
@@ -162,7 +178,7 @@ class Keeper:
                 *("--data-dir", str(self.data), "--allow-insecure", "--threads", "1", *self._options),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, VARIABLE: armed, LATCH_VARIABLE: str(self.latch)},
+                env={**os.environ, VARIABLE: armed} | ({LATCH_VARIABLE: str(self.latch)} if self._latched else {}),
             )
         assert self.process.stdout is not None
         line = await self.process.stdout.readline()
@@ -172,7 +188,7 @@ class Keeper:
     async def _watch(self) -> None:
         while True:
             if self.process.returncode is not None:
-                assert self.process.returncode == -9, self._log.read_text()[-2_000:]
+                assert self.process.returncode in self.expected, self._log.read_text()[-2_000:]
                 self.deaths += 1
                 await self._start()
             elif self._armed and not self._left() and self._lives:
