@@ -12,7 +12,7 @@ from crash import Driver, Keeper, Ledger, Recording, record_training, undisturbe
 from hetal._pb import hetal_pb2 as pb
 from hetal.server.checkpoint import LAST, PREVIOUS
 
-EPOCHS = 2
+EPOCHS = 3
 
 
 @pytest.fixture(scope="module")
