@@ -6,10 +6,13 @@ import asyncio
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from crash import Driver, Keeper, Ledger, Recording, record_training, undisturbed
 
 from hetal._pb import hetal_pb2 as pb
+from hetal.protocol.wire import manifest_from_proto
+from hetal.server.admission import memory_bytes
 from hetal.server.checkpoint import LAST, PREVIOUS
 
 EPOCHS = 3
@@ -55,11 +58,20 @@ async def epochs(driver: Driver, job_id: str, recording: Recording, count: int) 
     stream.cancel()
 
 
+def peak_bytes(process: psutil.Process) -> int:
+    """Largest resident memory so far."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
 @pytest.mark.parametrize("both", [False, True])
 async def test_damaged_checkpoints(tmp_path: Path, recording: Recording, model: bytes, both: bool) -> None:
     async with Keeper(tmp_path) as keeper, Driver(keeper) as driver:
         job_id = await job_of(driver, recording)
         await epochs(driver, job_id, recording, 1)
+        (worker,) = psutil.Process(keeper.process.pid).children()
+        need = memory_bytes(manifest_from_proto(recording.manifest, allow_insecure=True))
+        assert need / 4 < peak_bytes(worker) < need, "the estimate that admits jobs is an upper bound, and no wild one"
         # Of a server that is not there.
         keeper.process.kill()
         for name in (LAST, PREVIOUS) if both else (LAST,):
