@@ -24,7 +24,7 @@ GROWTH_MIB_MAX = 10
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--streams", type=int, default=10_000)
-    parser.add_argument("--warm-up", type=int, default=1_000)
+    parser.add_argument("--warm-up", type=int, default=2_000)
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="hetal-streams-") as folder:
