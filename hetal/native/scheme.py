@@ -95,7 +95,7 @@ class Scheme:
         if a.degree == 1:
             return a
         scale = a.scale / float(self.moduli[a.limbs - 1])
-        return Ct(tuple(self.ring.rescale(part) for part in a.parts), scale, 1)
+        return Ct(self.each("rescale", a.parts), scale, 1)
 
     def drop(self, a: Ct, level: int) -> Ct:
         """At a lower level, with the canonical scale there and a rescaling pending.
@@ -111,10 +111,8 @@ class Scheme:
         product = limbs + a.degree - 1
         divisor = float(self.moduli[product - 1]) if a.degree == 2 else 1.0
         factor = round(target * divisor / a.scale)
-        parts = [self._times(self.ring.truncate(part, product), factor) for part in a.parts]
-        if a.degree == 2:
-            parts = [self.ring.rescale(part) for part in parts]
-        return Ct(tuple(parts), target, 2)
+        parts = self._times([self.ring.truncate(part, product) for part in a.parts], factor)
+        return Ct(self.each("rescale", parts) if a.degree == 2 else parts, target, 2)
 
     def align(self, a: Ct, b: Ct) -> tuple[Ct, Ct]:
         """Both at the lower of their levels, with the same limbs, degree and scale.
@@ -136,18 +134,18 @@ class Scheme:
 
     def add(self, a: Ct, b: Ct) -> Ct:
         a, b = self.align(a, b)
-        shared = [self.ring.add(x, y) for x, y in zip(a.parts, b.parts, strict=False)]
+        shared = self.each("add", a.parts, b.parts)
         longer = a if len(a.parts) > len(b.parts) else b
         return Ct((*shared, *longer.parts[len(shared) :]), a.scale, a.degree)
 
     def subtract(self, a: Ct, b: Ct) -> Ct:
         a, b = self.align(a, b)
-        shared = [self.ring.subtract(x, y) for x, y in zip(a.parts, b.parts, strict=False)]
-        rest = a.parts[len(shared) :] or tuple(self.ring.negate(part) for part in b.parts[len(shared) :])
+        shared = self.each("subtract", a.parts, b.parts)
+        rest = a.parts[len(shared) :] or self.each("negate", b.parts[len(shared) :])
         return Ct((*shared, *rest), a.scale, a.degree)
 
     def negate(self, a: Ct) -> Ct:
-        return Ct(tuple(self.ring.negate(part) for part in a.parts), a.scale, a.degree)
+        return Ct(self.each("negate", a.parts), a.scale, a.degree)
 
     def add_plain(self, a: Ct, vector: NDArray[Any]) -> Ct:
         """Adds a vector of slots."""
@@ -161,11 +159,11 @@ class Scheme:
 
     def multiply_integer(self, a: Ct, factor: int) -> Ct:
         """The scale stays."""
-        return Ct(tuple(self._times(part, factor) for part in a.parts), a.scale, a.degree)
+        return Ct(self._times(a.parts, factor), a.scale, a.degree)
 
     def multiply_monomial(self, a: Ct, exponent: int) -> Ct:
         """Times X^exponent, 0 <= exponent < 2N: slot j times zeta^(exponent * 5^j)."""
-        return Ct(tuple(self.ring.multiply_monomial(part, exponent) for part in a.parts), a.scale, a.degree)
+        return Ct(self.each("multiply_monomial", a.parts, [exponent] * len(a.parts)), a.scale, a.degree)
 
     # -- products: one level ------------------------------------------------------------------------------------------
 
@@ -220,14 +218,14 @@ class Scheme:
         a = self._spendable(a)
         scale = self.canonical_scale(a.limbs)
         encoded = self.plaintexts.encode(vector, a.limbs, scale)
-        return Ct(tuple(self.ring.multiply(part, encoded) for part in a.parts), a.scale * scale, 2)
+        return Ct(self.each("multiply", a.parts, [encoded] * len(a.parts)), a.scale * scale, 2)
 
     def multiply_constant(self, a: Ct, value: float) -> Ct:
         """Times a real number in all slots."""
         a = self._spendable(a)
         scale = self.canonical_scale(a.limbs)
         factor = _integer(value * scale)
-        return Ct(tuple(self._times(part, factor) for part in a.parts), a.scale * scale, 2)
+        return Ct(self._times(a.parts, factor), a.scale * scale, 2)
 
     def combine(self, terms: Sequence[tuple[Ct, float | NDArray[Any]]]) -> Ct:
         """The sum of ciphertexts, of as many parts each, times numbers or plain vectors, in one pass over them.
@@ -325,8 +323,9 @@ class Scheme:
         for p_limbs in sorted({key.p_limbs for key in keys}):
             chosen = [i for i, key in enumerate(keys) if key.p_limbs == p_limbs]
             wanted = [keys[i] for i in chosen], [indices[i] for i in chosen]
-            for i, pair in zip(chosen, self.ring.switch(a.parts[1], *wanted, (a.parts[0], None)), strict=True):
-                results[i] = Ct(self.ring.mod_down_pair(pair), a.scale, a.degree)
+            switched = self.ring.switch(a.parts[1], *wanted, (a.parts[0], None))
+            for i, pair in zip(chosen, self._divided(switched), strict=True):
+                results[i] = Ct(pair, a.scale, a.degree)
         return [results[i] for i in range(len(keys))]
 
     # -- helpers ------------------------------------------------------------------------------------------------------
@@ -336,8 +335,23 @@ class Scheme:
             raise LevelError(f"a product needs a level, and the ciphertext is at level {a.level}")
         return self.settle(a)
 
-    def _times(self, part: Poly, factor: int) -> Poly:
-        return self.ring.multiply_constants(part, self._residues(factor, part.q_limbs))
+    def each(self, operation: str, *operands: Sequence[Any]) -> tuple[Poly, ...]:
+        """An operation of the ring for each of several polynomials of one shape: at once where the ring can."""
+        together = getattr(self.ring, "together", None)
+        if together is not None:
+            return tuple(together(operation, *operands))
+        return tuple(map(getattr(self.ring, operation), *operands))
+
+    def _times(self, parts: Sequence[Poly], factor: int) -> tuple[Poly, ...]:
+        residues = self._residues(factor, parts[0].q_limbs)
+        return self.each("multiply_constants", parts, [residues] * len(parts))
+
+    def _divided(self, pairs: Sequence[tuple[Poly, Poly]]) -> list[tuple[Poly, Poly]]:
+        """Pairs divided by P."""
+        if getattr(self.ring, "together", None) is None:
+            return [self.ring.mod_down_pair(pair) for pair in pairs]
+        halves = self.each("mod_down", [part for pair in pairs for part in pair])
+        return list(zip(halves[::2], halves[1::2], strict=True))
 
     def _residues(self, value: int, limbs: int) -> list[int]:
         return [value % modulus for modulus in self.moduli[:limbs]]

@@ -251,6 +251,52 @@ def test_a_graph_holds_its_keys_and_gives_its_memory_back(device: Device) -> Non
     assert device.counts["replays"] == 4
 
 
+def test_a_graph_keeps_what_it_reads(device: Device) -> None:
+    """An operand from outside that everybody else has forgotten is not overwritten."""
+    program = Program("narrow", 10, 4, 3, 2)
+    ring = program.ring(Engine(device))
+    residues = [uniform([m for m, _ in program.q], 1024, seed) for seed in range(3)]
+    a, factor = ring.from_residues(residues[0]), [ring.from_residues(residues[1])]
+    due = ring.residues(ring.multiply(a, factor[0]))
+    for _ in range(2):
+        ring.replayed("product", [a], lambda parts: ([ring.multiply(parts[0], factor[0])], None))
+    factor.clear()
+    others = [ring.from_residues(residues[2]) for _ in range(16)]
+    (product,), _ = ring.replayed("product", [a], lambda parts: ([], None))
+    assert (ring.residues(product) == due).all()
+    del others
+
+
+def test_several_polynomials_take_the_launches_of_one(device: Device) -> None:
+    program = Program("mixed", 10, 4, 3, 2)
+    ring, cpu = program.ring(Engine(device)), program.ring(engine)
+    # More than a launch takes, and compact factors among others.
+    polys, others = ([made.from_residues(v, 3) for v in program.operands * 5] for made in (ring, cpu))
+    constants = [int(v) for v in program.operands[3][:, -1]]
+    count = len(polys)
+    cases: list[tuple[str, Any]] = [
+        ("add", lambda ps, made: [ps[::-1]]),
+        ("subtract", lambda ps, made: [ps[::-1]]),
+        ("negate", lambda ps, made: []),
+        ("multiply", lambda ps, made: [[*ps[1:], made.from_coefficients(np.arange(64.0), 4, 3)]]),
+        ("multiply_constants", lambda ps, made: [[constants] * count]),
+        ("multiply_monomial", lambda ps, made: [[77] * count]),
+        ("mod_down", lambda ps, made: []),
+    ]
+    for operation, operands in cases:
+        before = device.counts["launches"]
+        got = ring.together(operation, polys, *operands(polys, ring))
+        assert device.counts["launches"] - before <= 12
+        rows = zip(others, *operands(others, cpu), strict=True)
+        due = [getattr(cpu, operation)(*row) for row in rows]
+        assert all((ring.residues(x) == cpu.residues(y)).all() for x, y in zip(got, due, strict=True)), operation
+    low, low_cpu = ([made.truncate(p, 3) for p in ps] for made, ps in ((ring, polys), (cpu, others)))
+    for x, y in zip(ring.together("rescale", low), low_cpu, strict=True):
+        assert (ring.residues(x) == cpu.residues(cpu.rescale(y))).all()
+    assert ring.together("negate", []) == []
+    assert len(ring.together("add", polys[:3], polys[:2])) == 2
+
+
 def test_the_residues_that_devices_are_compared_with_are_the_cpus() -> None:
     known = json.loads(RESIDUES.read_text())
     names = [name for name, _ in programs()]

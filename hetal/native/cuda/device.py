@@ -140,6 +140,10 @@ class Pool:
         self._arenas[number] = {}
         self._arena = number
 
+    def is_private(self, address: int) -> bool:
+        """Whether a block is a graph's."""
+        return address in self._private
+
     def close_arena(self) -> None:
         self._arena = None
 
@@ -272,6 +276,11 @@ class Device:
         """While the graph exists that is being made; if none is, this does nothing."""
         if self.recording is not None:
             self.recording.kept.append(what)
+
+    def keep_operand(self, buffer: Buffer) -> None:
+        """As :meth:`keep`, of memory that is not the graph's own."""
+        if self.recording is not None and not self.pool.is_private(buffer.address):
+            self.recording.kept.append(buffer)
 
     # -- work ---------------------------------------------------------------------------------------------------------
 

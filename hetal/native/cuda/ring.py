@@ -29,6 +29,9 @@ COEFFICIENT_MAX: Final = 2.0**62
 MODULUS_BITS_MAX: Final = 60
 # Recordings of one ring: shapes of what is done again and again.
 RECORDINGS_MAX: Final = 64
+# Tables of monomials, and compact constants, that are kept.
+MONOMIALS_MAX: Final = 128
+CONSTANTS_MAX: Final = 4096
 _LIMB_BYTES: Final = ctypes.sizeof(batches.Limb)
 
 Bytes = bytes | bytearray | memoryview
@@ -113,6 +116,7 @@ class Ring:
         self._raises: dict[int, Buffer] = {}
         self._permutations: dict[int, tuple[Buffer, Buffer]] = {}
         self._monomials: dict[int, Buffer] = {}
+        self._constants: dict[tuple[bytes, int, int], Poly] = {}
         self._recordings: dict[Any, tuple[Recording, list[Poly], list[Poly], Any] | None] = {}
         self._seen: set[Any] = set()
 
@@ -156,6 +160,22 @@ class Ring:
         _require(power, f"{size} coefficients; a power of two from {COMPACT_WORDS_MIN} to {self.dimension} is due")
         _require(bool((np.abs(coefficients) < COEFFICIENT_MAX).all()), "a coefficient is not below 2^62")
         self._count(q_limbs, p_limbs)
+        if size > COMPACT_WORDS_MIN:
+            return self._encoded(coefficients, q_limbs, p_limbs)
+        # Series have the same constants each time.
+        key = coefficients.tobytes(), q_limbs, p_limbs
+        known = self._constants.get(key)
+        if known is None:
+            known = self._encoded(coefficients, q_limbs, p_limbs)
+            if len(self._constants) >= CONSTANTS_MAX:
+                self._constants.clear()
+            # What a graph writes is there when the graph has run, and no sooner.
+            if self.device.recording is None:
+                self._constants[key] = known
+        return known
+
+    def _encoded(self, coefficients: NDArray[np.float64], q_limbs: int, p_limbs: int) -> Poly:
+        size = coefficients.size
         log2, limbs = size.bit_length() - 1, q_limbs + p_limbs
         out = Poly(self.device.take(8 * size * limbs), q_limbs, p_limbs, size, self._log2 - log2)
         scratch = self.device.constant(np.ascontiguousarray(coefficients, dtype=np.float64).view(np.uint8))
@@ -269,30 +289,43 @@ class Ring:
     # -- limb by limb -------------------------------------------------------------------------------------------------
 
     @_locked
+    def together(self, operation: str, a: Sequence[Poly], *operands: Sequence[Any]) -> list[Poly]:
+        """``operation`` of each of several polynomials of one shape, in launches for all of them: "add", "subtract",
+        "negate", "multiply", "multiply_constants", "multiply_monomial", "rescale" or "mod_down". Constants and
+        exponents must be the same for all."""
+        count = min([len(a), *map(len, operands)])
+        if not count:
+            return []
+        a = a[:count]
+        if operation in ("rescale", "mod_down"):
+            special = a[0].p_limbs > 0
+            _require(special == (operation == "mod_down"), f"{operation} of {a[0].q_limbs} + {a[0].p_limbs} limbs")
+            return self._divided(a, 0 if special else 1)
+        if operation == "negate":
+            return self._unary("negate", a)
+        if operation == "multiply":
+            return self._products(a, operands[0][:count])
+        if operation == "multiply_constants":
+            return self._with_constants(operation, a, operands[0][0], MULTIPLY_REDUCE)
+        if operation == "multiply_monomial":
+            return self._turned(a, operands[0][0])
+        return self._binary(operation, a, operands[0][:count], ADD_REDUCE)
+
+    @_locked
     def add(self, a: Poly, b: Poly) -> Poly:
-        return self._binary("add", a, b, ADD_REDUCE)
+        return self._binary("add", [a], [b], ADD_REDUCE)[0]
 
     @_locked
     def subtract(self, a: Poly, b: Poly) -> Poly:
-        return self._binary("subtract", a, b, ADD_REDUCE)
+        return self._binary("subtract", [a], [b], ADD_REDUCE)[0]
 
     @_locked
     def negate(self, a: Poly) -> Poly:
-        self._same(a)
-        out = self._like(a.q_limbs, a.p_limbs)
-        argument = batches.Unary(self._chain(a.q_limbs), polys([out.address]), polys([a.address]))
-        self._launch("negate", a.limbs, 1, argument, 2 * a.limbs, a.limbs)
-        return out
+        return self._unary("negate", [a])[0]
 
     @_locked
     def multiply(self, a: Poly, b: Poly) -> Poly:
-        self._operand(a, b)
-        out = self._like(a.q_limbs, a.p_limbs)
-        argument = batches.MultiplyOperand(self._chain(a.q_limbs), polys([out.address]), polys([a.address]))
-        argument.b[0] = Operand(b.address, b.log2_run, b.q_limbs - a.q_limbs)
-        moved = a.limbs * (2 + 1 / b.run)
-        self._launch("multiply_operand", a.limbs, 1, argument, moved, MULTIPLY_REDUCE * a.limbs)
-        return out
+        return self._products([a], [b])[0]
 
     @_locked
     def dot(self, a: Sequence[Poly], b: Sequence[Poly]) -> Poly:
@@ -324,29 +357,15 @@ class Ring:
 
     @_locked
     def multiply_constants(self, a: Poly, constants: Sequence[int]) -> Poly:
-        return self._with_constants("multiply_constants", a, constants, MULTIPLY_REDUCE)
+        return self._with_constants("multiply_constants", [a], constants, MULTIPLY_REDUCE)[0]
 
     @_locked
     def add_constants(self, a: Poly, constants: Sequence[int]) -> Poly:
-        return self._with_constants("add_constants", a, constants, ADD_REDUCE)
+        return self._with_constants("add_constants", [a], constants, ADD_REDUCE)[0]
 
     @_locked
     def multiply_monomial(self, a: Poly, exponent: int) -> Poly:
-        self._same(a)
-        _require(0 <= exponent < 2 * self.dimension, "an exponent below 2N is due")
-        tables = self._monomials.get(exponent)
-        if tables is None:
-            tables = self._moduli.monomial(self.device, exponent)
-            if len(self._monomials) >= RECORDINGS_MAX:
-                self._monomials.clear()
-            self._monomials[exponent] = tables
-        self.device.keep(tables)
-        out = self._like(a.q_limbs, a.p_limbs)
-        argument = batches.MultiplyMonomial(
-            self._chain(a.q_limbs), polys([out.address]), polys([a.address]), tables.address
-        )
-        self._launch("multiply_monomial", a.limbs, 1, argument, 2 * a.limbs, 2 * MULTIPLY_REDUCE * a.limbs)
-        return out
+        return self._turned([a], exponent)[0]
 
     @_locked
     def automorphism(self, a: Poly, index: int) -> Poly:
@@ -620,25 +639,83 @@ class Ring:
             moved = len(part) * (sources * groups + targets)
             self._launch("convert", groups, len(part), argument, moved, MULTIPLY_ADD * pairs * len(part))
 
-    def _binary(self, entry: str, a: Poly, b: Poly, work: float) -> Poly:
-        self._same(a, b)
-        out = self._like(a.q_limbs, a.p_limbs)
-        argument = batches.Binary(self._chain(a.q_limbs), polys([out.address]), polys([a.address]), polys([b.address]))
-        self._launch(entry, a.limbs, 1, argument, 3 * a.limbs, work * a.limbs)
-        return out
+    def _each(self, a: Sequence[Poly]) -> Iterator[tuple[Sequence[Poly], list[Poly], Any]]:
+        """Up to ``BATCH_POLYS`` polynomials at a time, with their results to be written, and the head of an argument
+        that most entry points share: chain, results, operands."""
+        for chosen in _chunks(range(len(a)), BATCH_POLYS):
+            part = a[chosen.start : chosen.stop]
+            out = [self._like(x.q_limbs, x.p_limbs) for x in part]
+            head = self._chain(part[0].q_limbs), polys([x.address for x in out]), polys([x.address for x in part])
+            yield part, out, head
 
-    def _with_constants(self, entry: str, a: Poly, values: Sequence[int], work: float) -> Poly:
-        self._same(a)
-        _require(len(values) == a.limbs, "one constant for each limb is needed")
-        moduli = [self._moduli.values[i] for i in self._positions(a.q_limbs, a.p_limbs)]
+    def _unary(self, entry: str, a: Sequence[Poly]) -> list[Poly]:
+        self._same(*a)
+        results: list[Poly] = []
+        for part, out, head in self._each(a):
+            done = a[0].limbs * len(part)
+            self._launch(entry, a[0].limbs, len(part), batches.Unary(*head), 2 * done, done)
+            results += out
+        return results
+
+    def _binary(self, entry: str, a: Sequence[Poly], b: Sequence[Poly], work: float) -> list[Poly]:
+        self._same(*a, *b)
+        results: list[Poly] = []
+        for part, out, head in self._each(a):
+            others = polys([x.address for x in b[len(results) : len(results) + len(part)]])
+            done = a[0].limbs * len(part)
+            self._launch(entry, a[0].limbs, len(part), batches.Binary(*head, others), 3 * done, work * done)
+            results += out
+        return results
+
+    def _products(self, a: Sequence[Poly], b: Sequence[Poly]) -> list[Poly]:
+        self._same(*a)
+        for x, y in zip(a, b, strict=True):
+            self._operand(x, y)
+        results: list[Poly] = []
+        for part, out, head in self._each(a):
+            argument = batches.MultiplyOperand(*head)
+            factors = b[len(results) : len(results) + len(part)]
+            for place, factor in enumerate(factors):
+                argument.b[place] = Operand(factor.address, factor.log2_run, factor.q_limbs - a[0].q_limbs)
+            done = a[0].limbs * len(part)
+            moved = 2 * done + a[0].limbs * sum(1 / factor.run for factor in factors)
+            self._launch("multiply_operand", a[0].limbs, len(part), argument, moved, MULTIPLY_REDUCE * done)
+            results += out
+        return results
+
+    def _with_constants(self, entry: str, a: Sequence[Poly], values: Sequence[int], work: float) -> list[Poly]:
+        self._same(*a)
+        _require(len(values) == a[0].limbs, "one constant for each limb is needed")
+        moduli = [self._moduli.values[i] for i in self._positions(a[0].q_limbs, a[0].p_limbs)]
         below = all(0 <= c < m for c, m in zip(values, moduli, strict=True))
         _require(below, "a constant is not below its modulus")
-        out = self._like(a.q_limbs, a.p_limbs)
-        argument = batches.WithConstants(
-            self._chain(a.q_limbs), polys([out.address]), polys([a.address]), constants(values, moduli)
-        )
-        self._launch(entry, a.limbs, 1, argument, 2 * a.limbs, work * a.limbs)
-        return out
+        factors = constants(values, moduli)
+        results: list[Poly] = []
+        for part, out, head in self._each(a):
+            done = a[0].limbs * len(part)
+            argument = batches.WithConstants(*head, factors)
+            self._launch(entry, a[0].limbs, len(part), argument, 2 * done, work * done)
+            results += out
+        return results
+
+    def _turned(self, a: Sequence[Poly], exponent: int) -> list[Poly]:
+        self._same(*a)
+        _require(0 <= exponent < 2 * self.dimension, "an exponent below 2N is due")
+        tables = self._monomials.get(exponent)
+        if tables is None:
+            tables = self._moduli.monomial(self.device, exponent)
+            if len(self._monomials) >= MONOMIALS_MAX:
+                self._monomials.clear()
+            self._monomials[exponent] = tables
+        self.device.keep(tables)
+        results: list[Poly] = []
+        for part, out, head in self._each(a):
+            done = a[0].limbs * len(part)
+            argument = batches.MultiplyMonomial(*head, tables.address)
+            work = 2 * MULTIPLY_REDUCE * done
+            self._launch("multiply_monomial", a[0].limbs, len(part), argument, 2 * done, work)
+            results += out
+        return results
 
     def _divided(self, a: Sequence[Poly], drop: int) -> list[Poly]:
         self._same(*a)
@@ -723,7 +800,6 @@ class Ring:
             if d is not None:
                 place[0] = d.address
                 place[1] = d.log2_run | (d.q_limbs - first.q_limbs) << 32
-                self.device.keep(d)
         return self.device.table(table.tobytes()).address
 
     def _import(
@@ -849,6 +925,7 @@ class Ring:
     def _check(self, a: Poly) -> None:
         belongs = a.q_limbs <= self._q_count and a.p_limbs <= self._p_count and a.words << a.log2_run == self.dimension
         _require(belongs, "the polynomial belongs to another ring")
+        self.device.keep_operand(a.buffer)
 
     def _same(self, *operands: Poly) -> None:
         first = operands[0]
