@@ -26,12 +26,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from hetal.kernels.normalise import exponential, inverse_polynomials
+from hetal.kernels.evaluator import LevelModel
+from hetal.kernels.normalise import checkpoints, exponential, inverse_polynomials, schedule
 from hetal.kernels.tables import NormaliseSpec
 
 Array = NDArray[np.float64]
 
 CLASSES: Final = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24)
+# At the widest range, where a series takes minutes.
+CLASSES_WIDE: Final = (5, 10, 16)
 # Range of logits: (degree of E, squarings). Together they use the levels between a phase and the next bootstrap.
 CIRCUITS: Final = {16: (39, 3), 32: (39, 3), 64: (103, 2), 128: (103, 2), 256: (199, 1)}
 SIGMOID_RANGES: Final = (32, 64, 128, 256, 512)
@@ -49,8 +52,9 @@ NORMALISE_RANGES: Final = (8, 32, 128, 256)
 NORMALISE_NOISE: Final = 2.0**-20
 EXPONENTIAL_DEGREE: Final = 15
 LAST_ERROR: Final = 3e-4
-# Levels between two bootstraps of the presets.
-USABLE: Final = 9
+# The presets' levels, and that of the result.
+MODEL: Final = LevelModel(1 << 15, 26, 4, 13, 15)
+RESULT_LEVEL: Final = 8
 
 
 def cap_of(classes: int, squarings: int) -> float:
@@ -304,15 +308,8 @@ def sigmoid_table(reach: int) -> dict[str, Any]:
 # -- the normalising softmax --------------------------------------------------------------------------------------
 
 
-def bootstrapped(spec: NormaliseSpec) -> list[int]:
-    """Checkpoints that bootstrap, each as late as can be: 0 is the logits, 1 the exponential."""
-    chosen, left = [0], USABLE
-    for i, levels in enumerate(spec.levels):
-        if levels > left:
-            chosen.append(i)
-            left = USABLE
-        left -= levels
-    return chosen
+def bootstrapped(spec: NormaliseSpec) -> list[str]:
+    return [name for name, refresh in schedule(spec, MODEL, RESULT_LEVEL).items() if refresh.bootstrap]
 
 
 def normalise_errors(spec: NormaliseSpec, rng: np.random.Generator) -> tuple[float, float]:
@@ -322,8 +319,8 @@ def normalise_errors(spec: NormaliseSpec, rng: np.random.Generator) -> tuple[flo
     chosen = bootstrapped(spec)
     t = x / spec.logit_range + NORMALISE_NOISE * rng.normal(size=x.shape)
     y = np.polynomial.chebyshev.chebval(t, exponential(spec, spec.classes, spec.logit_range))
-    for i, inverse in enumerate(inverse_polynomials(spec, spec.classes), start=1):
-        y = y + NORMALISE_NOISE * rng.normal(size=y.shape) * (i in chosen)
+    for name, inverse in zip(checkpoints(spec)[1:], inverse_polynomials(spec, spec.classes), strict=True):
+        y = y + NORMALISE_NOISE * rng.normal(size=y.shape) * (name in chosen)
         square = y * y
         total = inverse.stretch * square.sum(axis=1, keepdims=True) - inverse.shift
         y = square * np.polynomial.chebyshev.chebval(total, inverse.series)
@@ -378,7 +375,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the tables of the softmaxes.")
     parser.add_argument("--only", choices=("pairwise", "sigmoid", "normalise"))
     parser.add_argument("--out", type=Path, default=Path("hetal/kernels/tables"))
-    parser.add_argument("--classes", type=int, nargs="*", choices=CLASSES, default=CLASSES)
     parser.add_argument("--ranges", type=int, nargs="*", choices=list(CIRCUITS), default=list(CIRCUITS))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
@@ -388,8 +384,10 @@ def main() -> None:
         pairs = itertools.product(NORMALISE_CLASSES, NORMALISE_RANGES)
         merge(args.out / "normalise.json", (normalise_row(pair) for pair in pairs))
     if args.only in (None, "pairwise"):
-        below = dict(zip(CLASSES, (1, *CLASSES), strict=False))
-        jobs = [(below[classes], classes, reach) for reach in args.ranges for classes in args.classes]
+        jobs: list[tuple[int, int, int]] = []
+        for reach in args.ranges:
+            served = CLASSES_WIDE if reach == max(CIRCUITS) else CLASSES
+            jobs += [(fewer, most, reach) for fewer, most in zip((1, *served), served, strict=False)]
         with get_context("spawn").Pool(args.processes) as pool:
             merge(args.out / "pairwise.json", pool.imap(pairwise_table, jobs))
 

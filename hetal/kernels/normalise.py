@@ -19,8 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hetal.errors import InputError
-from hetal.kernels.evaluator import Ciphertext, Evaluator
+from hetal.errors import InputError, LevelError
+from hetal.kernels.evaluator import Ciphertext, Evaluator, LevelModel, Refresh
 from hetal.kernels.polynomial import evaluate_chebyshev
 from hetal.kernels.sections import Sections
 from hetal.kernels.tables import NormaliseSpec
@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 # What the mean of a sample's logits may stray from 0, and logits from their range: this factor either way on sums.
 DRIFT: Final = 1.2
 NARROW_DEGREE_MAX: Final = 7
+# The checkpoint of the probabilities themselves, which only :func:`schedule` uses.
+RESULT: Final = "softmax/result"
 
 
 def normalise(
@@ -47,10 +49,10 @@ def normalise(
         logits: real slots ``gain`` * x in ``sections``, x in the spec's range and of mean 0 over a sample's classes.
             Slots outside of the sections hold no more than those within.
 
-    Bootstraps are allowed at the checkpoints ``softmax/logits``, ``softmax/exponential`` and ``softmax/step/0``, 1, ...
-    where a ciphertext is no larger than 1. Levels from one to the next: ``spec.levels``; before the first: 1. Key
-    switches of a step: 2 log2(classes) rotations at most, and the relinearisations of a square, a product and an
-    inverse (4 for degree 7, 7 for degree 15).
+    Bootstraps are allowed at :func:`checkpoints`, where slots are no larger than 1. Levels from one to the next:
+    ``spec.levels``; before the first: 1; and 1 for the gain behind the last, where that is bootstrapped. Key switches
+    of a step: 4 log2(classes) rotations at most, and the relinearisations of a square, a product and an inverse (4 for
+    degree 7, 7 for degree 15).
 
     Raises:
         InputError: the spec does not serve this many classes.
@@ -59,22 +61,52 @@ def normalise(
         raise InputError(f"a spec for up to {spec.classes} classes cannot serve {sections.classes}")
     # A power of two is exact however small; what is left of the scale is part of the exponential's coefficients.
     exponent = math.ceil(math.log2(gain * spec.logit_range))
-    x = ev.checkpoint(ev.mul_scalar(logits, 2.0**-exponent), "softmax/logits")
+    names = iter(checkpoints(spec))
+    x = ev.checkpoint(ev.mul_scalar(logits, 2.0**-exponent), next(names))
     coefficients = exponential(spec, sections.classes, 2.0**exponent / gain)
     y = evaluate_chebyshev(ev, x, coefficients, sections.mask(np.ones(sections.classes)))
-    y = ev.checkpoint(y, "softmax/exponential")
     first = sections.mask([1.0] + [0.0] * (sections.classes - 1))
+    refreshed = RESULT in ev.schedule and ev.schedule[RESULT].bootstrap
     inverses = inverse_polynomials(spec, sections.classes)
-    for i, inverse in enumerate(inverses):
-        last = i + 1 == len(inverses)
+    for inverse in inverses:
+        folded = output_gain if inverse is inverses[-1] and not refreshed else 1.0
+        y = ev.checkpoint(y, next(names))
         square = ev.square(y)
         total = window(ev, square, sections.classes, 1)
         argument = ev.add_scalar(ev.mul_integer(total, inverse.stretch), -inverse.shift)
-        factor = evaluate_chebyshev(ev, argument, [c * (output_gain if last else 1.0) for c in inverse.series], first)
+        factor = evaluate_chebyshev(ev, argument, [folded * c for c in inverse.series], first)
         y = ev.mul(square, window(ev, factor, sections.classes, -1))
-        if not last:
-            y = ev.checkpoint(y, f"softmax/step/{i}")
-    return y
+    return ev.mul_scalar(ev.checkpoint(y, RESULT), output_gain) if refreshed else y
+
+
+def checkpoints(spec: NormaliseSpec) -> tuple[str, ...]:
+    """Names of the places before the exponential and before each step, where slots are no larger than 1."""
+    return ("softmax/logits", *(f"softmax/step/{i}" for i in range(len(spec.degrees))))
+
+
+def schedule(spec: NormaliseSpec, model: LevelModel, level: int) -> dict[str, Refresh]:
+    """The fewest bootstraps that leave the result at ``level``, the logits' own included, each at the lowest levels.
+
+    Raises:
+        LevelError: the bootstraps leave too few levels for a step.
+    """
+    decisions: dict[str, Refresh] = {}
+    entry, output = model.bootstrap_input_level, model.bootstrap_output_level
+    need = level
+    after = RESULT
+    for name, levels in zip(reversed(checkpoints(spec)), reversed(spec.levels), strict=True):
+        if need + levels > output:
+            # What follows was counted from its own bootstrap; the gain behind the last costs a level.
+            decisions[after] = Refresh(True, need + 1 if after == RESULT else need)
+            need = entry
+        elif after != RESULT:
+            decisions[after] = Refresh(False, need)
+        need += levels
+        after = name
+        if need > output or any(refresh.level > output for refresh in decisions.values()):
+            raise LevelError(f"a step of the softmax needs {levels} levels, and a bootstrap leaves {output - entry}")
+    decisions[after] = Refresh(True, need)
+    return decisions
 
 
 def window(ev: Evaluator, a: Ciphertext, count: int, step: int) -> Ciphertext:

@@ -15,8 +15,8 @@ from hetal.client.keys import KeySet
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.native import NativeEvaluator
 from hetal.kernels.clear import exact_softmax
-from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, level_model
-from hetal.kernels.normalise import normalise
+from hetal.kernels.evaluator import Ciphertext, Evaluator, level_model
+from hetal.kernels.normalise import normalise, schedule
 from hetal.kernels.pairwise import pairwise
 from hetal.kernels.sections import Sections
 from hetal.kernels.sigmoid import sigmoid
@@ -47,15 +47,8 @@ def one(ev: Evaluator, ct: Ciphertext) -> Ciphertext:
 
 
 def many(ev: Evaluator, ct: Ciphertext) -> Ciphertext:
-    """Bootstraps of the logits, and wherever the next step has too few levels."""
-    spec, usable = normalise_spec(10, 128), PARAMS.bootstrap_output_level - ENTRY
-    names = ["softmax/logits", "softmax/exponential", *(f"softmax/step/{i}" for i in range(len(spec.degrees) - 1))]
-    ev.schedule, left = {}, 0
-    for name, levels in zip(names, spec.levels, strict=True):
-        if levels > left:
-            ev.schedule[name] = Refresh(True, PARAMS.bootstrap_output_level)
-            left = usable
-        left -= levels
+    spec = normalise_spec(10, 128)
+    ev.schedule = schedule(spec, ev.model, RESULT)
     return normalise(ev, ct, TEN, spec, gain=GAIN)
 
 

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hetal.errors import InputError, SoftmaxUnavailableError
+from hetal.errors import InputError, LevelError, SoftmaxUnavailableError
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.plain import Noise, PlainEvaluator
 from hetal.kernels.clear import exact_softmax
-from hetal.kernels.evaluator import Ciphertext, LevelModel, Refresh
-from hetal.kernels.normalise import inverse_polynomials, normalise, window
+from hetal.kernels.evaluator import Ciphertext, LevelModel
+from hetal.kernels.normalise import RESULT, checkpoints, inverse_polynomials, normalise, schedule, window
 from hetal.kernels.sections import Sections
 from hetal.kernels.tables import NormaliseSpec, normalise_spec
 
 Array = NDArray[np.float64]
 # The default preset's levels.
 MODEL = {"top_level": 26, "bootstrap_input_level": 4, "bootstrap_output_level": 13, "phase_output_level": 15}
-USABLE = 9
+RESULT_LEVEL = 8
 RANGES = [8, 32, 128, 256]
 
 
@@ -32,19 +32,6 @@ class Watching(PlainEvaluator):
     def checkpoint(self, a: Ciphertext, name: str, bound: float = 1.0) -> Ciphertext:
         self.largest[name] = float(np.abs(self.decrypt(a)).max())
         return super().checkpoint(a, name, bound)
-
-
-def schedule(spec: NormaliseSpec) -> dict[str, Refresh]:
-    """Bootstraps as late as can be."""
-    names = ["softmax/logits", "softmax/exponential", *(f"softmax/step/{i}" for i in range(len(spec.degrees) - 1))]
-    made = {"softmax/logits": Refresh(True, 13)}
-    left = USABLE
-    for name, levels in zip(names, spec.levels, strict=True):
-        if levels > left:
-            made[name] = Refresh(True, 13)
-            left = USABLE
-        left -= levels
-    return made
 
 
 def hard_logits(count: int, classes: int, reach: float, rng: np.random.Generator) -> Array:
@@ -72,12 +59,13 @@ def run(
     garbage: float = 1.0,
 ) -> tuple[Array, Watching]:
     ev = Watching(LevelModel(sections.slots, **MODEL), Noise(per_operation=noise * 2**-12, per_bootstrap=noise))
-    ev.schedule = schedule(spec)
+    ev.schedule = schedule(spec, ev.model, RESULT_LEVEL)
     used = sections.mask(np.ones(sections.classes))
     rest = (1 - used) * np.random.default_rng(0).uniform(-garbage, garbage, sections.slots) * spec.logit_range
     out = normalise(
         ev, ev.encrypt(gain * (sections.pack(logits) + rest), 5), sections, spec, gain=gain, output_gain=output
     )
+    assert out.level == RESULT_LEVEL
     return np.asarray(ev.decrypt(out).real), ev
 
 
@@ -100,7 +88,7 @@ def test_error_against_exact_softmax(classes: int, reach: float) -> None:
         # Slots outside hold the noise of the last product alone.
         assert np.abs(slots[sections.mask(np.ones(classes)) == 0]).max(initial=0.0) < 1e-3
         assert all(largest <= 1.01 for largest in ev.largest.values())
-        assert len(ev.largest) == len(spec.levels)
+        assert set(ev.largest) - {RESULT} == set(checkpoints(spec))
 
 
 def test_the_target() -> None:
@@ -148,6 +136,29 @@ def test_counts_and_levels() -> None:
     assert ev.total("rotate") == 48
     assert ev.total("mul_plain") <= 70
     assert ev.total("relin") <= 50
+
+
+@pytest.mark.parametrize("level", range(1, 13))
+def test_schedules_have_the_levels_they_need(level: int) -> None:
+    """And a result at a lower level never takes more bootstraps."""
+    model = LevelModel(64, **MODEL)
+    previous = 0
+    for classes in (2, 10, 64):
+        for reach in RANGES:
+            spec = normalise_spec(classes, reach)
+            ev = CountingEvaluator(model)
+            ev.schedule = schedule(spec, model, level)
+            out = normalise(ev, ev.encrypt(level=5), Sections(64, 64, 1, 64, classes), spec, gain=1.0, output_gain=0.1)
+            assert out.level == level
+            assert ev.total("bootstrap") == sum(refresh.bootstrap for refresh in ev.schedule.values())
+            lower = schedule(spec, model, level - 1).values()
+            assert sum(refresh.bootstrap for refresh in lower) <= ev.total("bootstrap")
+            assert previous <= ev.total("bootstrap") or reach == RANGES[0]
+            previous = ev.total("bootstrap")
+    with pytest.raises(LevelError):
+        schedule(normalise_spec(10, 128), model, 13)
+    with pytest.raises(LevelError):
+        schedule(normalise_spec(10, 128), LevelModel(64, 26, 4, 8, 10), 2)
 
 
 @pytest.mark.parametrize("count", range(1, 40))

@@ -217,7 +217,7 @@ def test_tables_are_found_by_classes_and_range() -> None:
     assert pairwise_table(9, 33).logit_range == 64
     assert pairwise_table(9, 100).classes >= 9
     widest = pairwise_tables(3)[-1].logit_range
-    with pytest.raises(SoftmaxUnavailableError, match=f"logits up to {widest:g}"):
+    with pytest.raises(SoftmaxUnavailableError, match=f"takes logits up to {widest:g}"):
         pairwise_table(3, 1.01 * widest)
     for classes in (1, 65, 1000):
         with pytest.raises(SoftmaxUnavailableError, match="classes"):

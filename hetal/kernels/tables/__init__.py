@@ -103,7 +103,7 @@ class NormaliseSpec:
 
     @property
     def levels(self) -> tuple[int, ...]:
-        """From the first checkpoint to the second, and so on; the last to the result."""
+        """Of the exponential, and of each step."""
         return (
             self.exponential_degree.bit_length(),
             *(degree.bit_length() + 2 for degree in self.degrees),
@@ -111,19 +111,21 @@ class NormaliseSpec:
 
 
 def pairwise_tables(classes: int) -> tuple[PairwiseTable, ...]:
-    """The closest tables that serve this many classes, by range.
+    """The closest table that serves this many classes of each range, by range.
 
     Raises:
         SoftmaxUnavailableError: no table does.
     """
-    serving = [table for table in _pairwise() if table.classes >= classes]
-    if classes < 2 or not serving:
+    closest: dict[float, PairwiseTable] = {}
+    for table in _pairwise():
+        if table.classes >= classes >= 2:
+            closest.setdefault(table.logit_range, table)
+    if not closest:
         most = max(table.classes for table in _pairwise())
         raise SoftmaxUnavailableError(
             f"the pairwise softmax serves 2 to {most} classes, not {classes}", hint="Use the softmax 'normalise'."
         )
-    least = min(table.classes for table in serving)
-    return tuple(table for table in serving if table.classes == least)
+    return tuple(closest[reach] for reach in sorted(closest))
 
 
 def pairwise_table(classes: int, logit_range: float) -> PairwiseTable:
@@ -137,8 +139,8 @@ def pairwise_table(classes: int, logit_range: float) -> PairwiseTable:
         if table.logit_range >= logit_range:
             return table
     raise SoftmaxUnavailableError(
-        f"the pairwise softmax takes logits up to {tables[-1].logit_range:g}, not {logit_range:g}",
-        hint="Lower the learning rate or scale the features down.",
+        f"the pairwise softmax of {classes} classes takes logits up to {tables[-1].logit_range:g}, not {logit_range:g}",
+        hint="Lower the learning rate or scale the features down, or use the softmax 'normalise'.",
     )
 
 
@@ -218,7 +220,7 @@ def _pairwise() -> tuple[PairwiseTable, ...]:
             mean_error=row["mean_error"],
             bound=row["bound"],
         )
-        for row in sorted(_rows("pairwise.json"), key=lambda row: float(row["range"]))
+        for row in sorted(_rows("pairwise.json"), key=lambda row: int(row["classes"]))
     )
 
 
