@@ -63,7 +63,7 @@ def test_a_traceback_stays_in_its_line(log: Log) -> None:
 def test_a_worker_names_its_job() -> None:
     command = [sys.executable, "-m", "hetal.server.worker", "--parent", str(os.getpid()), "--job", "j1"]
     done = subprocess.run(
-        [*command, "--threads", "1", "--backend", "native", "--log-json"],
+        [*command, "--threads", "1", "--backend", "native", "--device", "cpu", "--log-json"],
         input='{"command": "train"}\n',
         capture_output=True,
         text=True,
