@@ -22,6 +22,7 @@ from hetal.client.features import encode
 from hetal.client.keys import KeySet
 from hetal.client.session import Client, TrainedJob
 from hetal.errors import InputError
+from hetal.kernels.plan import SOFTMAX_ERROR
 from hetal.protocol.job import LOGITS_MAX, METHODS, SoftmaxSpec
 from hetal.server.config import BACKENDS
 
@@ -73,6 +74,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--patience", type=int, default=3, metavar="N", help="epochs without a lower loss (default 3)")
     group.add_argument("--no-momentum", action="store_true", help="plain gradient descent")
     group.add_argument("--method", choices=METHODS, help="of the softmax; default: pairwise where the server can")
+    group.add_argument(
+        "--softmax-error", type=float, default=SOFTMAX_ERROR, metavar="F", help="that a chosen method may have (0.02)"
+    )
     group.add_argument("--logits-max", type=float, default=LOGITS_MAX, metavar="F", help="range (default 128)")
     group.add_argument(
         "--adaptive-range", action="store_true", help="tell the server the logits' range, in four steps, each epoch"
@@ -94,6 +98,7 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "patience": args.patience,
         "nesterov": not args.no_momentum,
         "method": args.method,
+        "softmax_error": args.softmax_error,
         "logits_max": args.logits_max,
         "adaptive_range": args.adaptive_range,
         "weight_bound": args.weight_bound,

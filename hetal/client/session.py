@@ -41,7 +41,7 @@ from hetal.errors import (
     from_code,
 )
 from hetal.kernels.clear import cross_entropy, half_spread
-from hetal.kernels.plan import plan
+from hetal.kernels.plan import SOFTMAX_ERROR, method_for, plan
 from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
 from hetal.protocol.early_stopping import Decision, EarlyStopping, adapted_range
@@ -196,6 +196,7 @@ class Client:
         patience: int = 3,
         nesterov: bool = True,
         method: str | None = None,
+        softmax_error: float = SOFTMAX_ERROR,
         logits_max: float = LOGITS_MAX,
         adaptive_range: bool = False,
         weight_bound: float = 16.0,
@@ -213,8 +214,9 @@ class Client:
         Args:
             x, x_val: (samples, features); y, y_val: one label per row, of any comparable type.
             batch_size: None for all rows in one batch.
-            method: one of ``METHODS``; by default HETAL's where ``softmax`` is given, else ``pairwise`` where the
-                server's backend has phases, and ``normalise`` where not.
+            method: one of ``METHODS``; by default HETAL's where ``softmax`` is given, else the one of the fewest
+                bootstraps that the server's backend has and whose error is allowed.
+            softmax_error: largest error of a probability, where the method is chosen.
             logits_max: range of the logits; a training whose logits leave it ends with the best epoch before.
             adaptive_range: tell the server with each answer in which of four ranges the validation logits lie: smaller
                 errors of the softmax for two bits an epoch (SECURITY.md).
@@ -230,7 +232,9 @@ class Client:
         """
         data = prepare(x, y, x_val, y_val, standardize=standardize, seed=seed)
         if method is None:
-            method = "hetal" if softmax is not None else method_of((await self.info()).backend)
+            classes = len(data.labels.values)
+            phases = softmax is None and (await self.info()).backend == "native"
+            method = "hetal" if softmax is not None else method_for(classes, logits_max, phases, softmax_error)
         spec = job_spec(
             data,
             preset_name=preset_name,
@@ -315,11 +319,6 @@ class Client:
 
         result = await self._transport.retried(attempt)
         return await asyncio.to_thread(encryptor.logits, result, len(prepared))
-
-
-def method_of(backend: str) -> str:
-    """The method by which that backend trains fastest."""
-    return "pairwise" if backend == "native" else "normalise"
 
 
 def job_spec(

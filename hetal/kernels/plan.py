@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-from hetal.errors import LayoutError
+from hetal.errors import LayoutError, SoftmaxUnavailableError
 from hetal.kernels import cost
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.circuit import Circuit
@@ -23,8 +24,13 @@ from hetal.kernels.hetal_circuit import HetalCircuit
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.placement import STEADY_STEP, place
 from hetal.kernels.replica_circuit import NormaliseCircuit, PhaseCircuit, ReplicaCircuit
-from hetal.protocol.job import JobSpec
+from hetal.kernels.tables import normalise_spec, pairwise_table, sigmoid_table
+from hetal.protocol.job import METHODS, JobSpec
 
+# A softmax that errs no more does not change a training's accuracy (docs/kernels.md).
+SOFTMAX_ERROR: Final = 0.02
+# HETAL's, in the published comparison.
+HETAL_ERROR: Final = 0.0224
 # A bootstrap costs about as much as this many key switches.
 BOOTSTRAP_KEY_SWITCHES: Final = 80
 # Epochs over which the making and sending of the features is shared out.
@@ -66,6 +72,43 @@ class Plan:
 
     def total(self, *operations: str) -> int:
         return sum(count for (name, _), count in self.counts.items() if name in operations)
+
+
+def method_for(classes: int, logits_max: float, phases: bool, error: float = SOFTMAX_ERROR) -> str:
+    """The method of the fewest bootstraps whose probabilities are no more than ``error`` off.
+
+    Args:
+        phases: whether the backend has them.
+
+    Raises:
+        SoftmaxUnavailableError: none is so accurate for so many classes in that range.
+    """
+    offered: list[tuple[str, float]] = []
+    for method in METHODS if phases else METHODS[1:]:
+        with suppress(SoftmaxUnavailableError):
+            offered.append((method, _softmax_error(method, classes, logits_max)))
+    for method, largest in offered:
+        if largest <= error:
+            return method
+    if not offered:
+        raise SoftmaxUnavailableError(f"no method serves {classes} classes with logits up to {logits_max:g}")
+    method, least = min(offered, key=lambda one: one[1])
+    raise SoftmaxUnavailableError(
+        f"no method errs by {error:g} or less for {classes} classes with logits up to {logits_max:g}; the best is"
+        f" {method!r} with {least:g}",
+        hint="Allow a larger error, or lower the range of the logits.",
+    )
+
+
+def _softmax_error(method: str, classes: int, logits_max: float) -> float:
+    match method:
+        case "pairwise" if classes == 2:
+            return sigmoid_table(2.0 * logits_max).max_error
+        case "pairwise":
+            return pairwise_table(classes, logits_max).max_error
+        case "normalise":
+            return normalise_spec(classes, logits_max).max_error
+    return HETAL_ERROR
 
 
 @lru_cache(maxsize=16)

@@ -10,14 +10,14 @@ import pytest
 
 from hetal.ckks.parameters import check
 from hetal.ckks.presets import PRESETS, preset
-from hetal.errors import LevelError
+from hetal.errors import LevelError, SoftmaxUnavailableError
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.clear import train_clear
 from hetal.kernels.evaluator import Ciphertext, level_model
 from hetal.kernels.hetal_circuit import HetalCircuit
 from hetal.kernels.optimizer import hetal_momentum, momentum, total, weight
 from hetal.kernels.placement import _Graph, _trace
-from hetal.kernels.plan import plan
+from hetal.kernels.plan import method_for, plan
 from hetal.kernels.simulate import simulate
 from hetal.protocol.job import METHODS, JobSpec, SoftmaxSpec
 
@@ -191,3 +191,25 @@ def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
 
     assert tuple(sorted(ev.highest)) == chosen.rotations
     assert ev.highest == chosen.rotation_levels
+
+
+@pytest.mark.parametrize(
+    ("classes", "logits_max", "phases", "error", "method"),
+    [
+        (2, 128.0, True, 0.02, "pairwise"),
+        (10, 128.0, True, 0.02, "pairwise"),
+        (10, 128.0, True, 0.002, "normalise"),
+        (10, 128.0, False, 0.02, "normalise"),
+        (64, 128.0, True, 0.02, "normalise"),
+        (100, 128.0, True, 0.03, "hetal"),
+    ],
+)
+def test_the_method_follows_the_error_and_the_backend(
+    classes: int, logits_max: float, phases: bool, error: float, method: str
+) -> None:
+    assert method_for(classes, logits_max, phases, error) == method
+
+
+def test_an_error_that_no_method_keeps_is_named_with_the_best() -> None:
+    with pytest.raises(SoftmaxUnavailableError, match="the best is 'normalise'"):
+        method_for(10, 128.0, True, 1e-6)
