@@ -22,7 +22,12 @@ SERVER_VARIABLES: Final = frozenset(variable(option.name) for option in options(
 
 @asynccontextmanager
 async def local_server(
-    *, allow_insecure: bool, backend: str | None = None, device: str | None = None, log: Path | None = None
+    *,
+    allow_insecure: bool,
+    backend: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    log: Path | None = None,
 ) -> AsyncIterator[str]:
     """Yields the address of a ``hetal serve`` that ends, data and all, with the block."""
     with tempfile.TemporaryDirectory(prefix="hetal-serve-") as directory:
@@ -35,6 +40,7 @@ async def local_server(
                 *(("--allow-insecure",) if allow_insecure else ()),
                 *(("--backend", backend) if backend else ()),
                 *(("--device", device) if device else ()),
+                *(("--threads", str(threads)) if threads else ()),
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log_file,
                 # What configures a server of this machine is not meant for this one.
