@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
     Subparsers = Any
 
-BENCHMARKS: Final = ("engine", "matmul", "softmax", "train")
+BENCHMARKS: Final = ("engine", "iteration", "matmul", "softmax", "train")
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -53,7 +53,7 @@ class CostTable:
     """
 
     source: str
-    points: Mapping[str, Mapping[int, float]]
+    points: Mapping[str, Mapping[float, float]]
 
     def __post_init__(self) -> None:
         if missing := set(OPERATIONS) - set(self.points):
@@ -85,9 +85,9 @@ class CostTable:
         return features + circuit.labels_count(rows) * self.of("load", levels.labels)
 
 
-def _line(name: str, dimension_share: float, overhead_s: float) -> dict[int, float]:
+def _line(name: str, dimension_share: float, overhead_s: float) -> dict[float, float]:
     constant, slope = (1e-3 * value * dimension_share for value in _LINES[name])
-    return {level: overhead_s + constant + slope * (level + 1) for level in (0, LEVELS_PER_OPERATION_MAX)}
+    return {level: overhead_s + constant + slope * (level + 1) for level in (0.0, float(LEVELS_PER_OPERATION_MAX))}
 
 
 MODEL: Final = CostTable("the built-in model", {name: _line(name, 1.0, 0.0) for name in OPERATIONS})
