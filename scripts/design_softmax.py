@@ -114,7 +114,7 @@ def design_e(degree: int, classes: int, cap: float, reach: float, period: float)
     grid = np.concatenate(
         [
             np.linspace(-14.0, np.log(cap) + 6.0, 500),
-            np.linspace(-reach, reach, 8 * degree),
+            np.linspace(-reach, reach, (8 if degree <= 103 else 6) * degree),
             -reach * np.cos(np.linspace(0, np.pi, 60)),
         ]
     )

@@ -1,4 +1,4 @@
-"""``hetal bench softmax``: errors of the encrypted softmax and its rivals, beside the published comparison."""
+"""``hetal bench softmax``: errors of the softmaxes and their rivals, beside the published comparison."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,10 +18,14 @@ from rich.table import Table
 
 from hetal.cli.machine import machine_facts
 from hetal.errors import InputError
-from hetal.kernels.backends.plain import PlainEvaluator
+from hetal.kernels.backends.plain import Noise, PlainEvaluator
 from hetal.kernels.clear import exact_softmax
 from hetal.kernels.evaluator import Ciphertext, LevelModel
 from hetal.kernels.layout import BlockLayout
+from hetal.kernels.normalise import normalise, schedule
+from hetal.kernels.pairwise import pairwise
+from hetal.kernels.sections import Sections
+from hetal.kernels.sigmoid import sigmoid
 from hetal.kernels.softmax import padded_classes, softmax
 from hetal.kernels.softmax_rivals import (
     NO_EXTENSION,
@@ -30,6 +35,7 @@ from hetal.kernels.softmax_rivals import (
     privgd_softmax,
     unextended_softmax,
 )
+from hetal.kernels.tables import normalise_spec, pairwise_table, sigmoid_table
 from hetal.protocol.job import SoftmaxSpec
 
 if TYPE_CHECKING:
@@ -47,8 +53,26 @@ LOG2_SLOTS: Final = 15
 SEED: Final = 0
 SPEC: Final = SoftmaxSpec()
 
+# Ours run with the default preset's levels and with noise on their bootstraps: of the coarse one that the pairwise
+# softmax makes, of a precise one, and of a phase, which ends before a bootstrap multiplies its noise.
+MODEL: Final = LevelModel(1 << LOG2_SLOTS, 26, 4, 13, 15)
+RESULT_LEVEL: Final = 8
+COARSE_NOISE: Final = 2.0**-17
+PRECISE_NOISE: Final = 2.0**-20
+PHASE_NOISE: Final = 2.0**-22
+BLOCK: Final = 256
+
 Kernel = Callable[[PlainEvaluator, Ciphertext, BlockLayout, int], Ciphertext]
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Probabilities (n, c), the levels consumed, and the bootstraps made; None where none were placed."""
+
+    probabilities: Array
+    levels: int
+    bootstraps: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +80,94 @@ class Method:
     """One column of the table.
 
     Attributes:
-        range_max: largest range it was compared at.
-        logit_range: R; the kernel takes logits / (2R).
+        approximate: takes logits (n, c), at most ``rows(c)`` of them, and the range they lie in.
+        ranges: at which it was compared.
     """
 
     label: str
-    kernel: Kernel
-    range_max: int
-    logit_range: float
+    approximate: Callable[[Array, int], Result]
+    ranges: tuple[int, ...] = RANGES
+    classes: tuple[int, ...] = CLASSES
+
+
+class NoisyPhases(PlainEvaluator):
+    """Phases have a noise of their own."""
+
+    def _phase(self, a: Ciphertext, period: float) -> NDArray[np.complex128]:
+        return self._blur(np.exp(2j * np.pi * a.payload.real / period), PHASE_NOISE)
+
+
+def rows(classes: int) -> int:
+    """Samples of one ciphertext, for every method."""
+    return min((1 << LOG2_SLOTS) // padded_classes(classes), _sections(classes).samples)
+
+
+def _tiled(kernel: Kernel, logit_range: float, logits: Array, reach: int) -> Result:
+    """The paper's layout: logits / (2 R) in tiled columns."""
+    n, classes = logits.shape
+    padded = padded_classes(classes)
+    layout = BlockLayout((1 << LOG2_SLOTS) // padded, padded)
+    ev = PlainEvaluator(LevelModel(layout.slots, TOP_LEVEL, 1, TOP_LEVEL, TOP_LEVEL))
+    scaled = np.zeros((n, layout.cols))
+    scaled[:, :classes] = logits / (2.0 * logit_range)
+    out = kernel(ev, ev.encrypt(layout.pack_tiled_columns(scaled)[0]), layout, classes)
+    slots = layout.unpack_tiled_columns([ev.decrypt(out).real], (n, layout.cols))
+    return Result(slots[:, :classes], TOP_LEVEL - out.level)
+
+
+def _sections(classes: int) -> Sections:
+    return Sections(1 << LOG2_SLOTS, BLOCK, BLOCK // (3 * classes), classes, classes)
+
+
+def _pairwise(logits: Array, reach: int) -> Result:
+    sections, table = _sections(logits.shape[1]), pairwise_table(logits.shape[1], reach)
+    ev = NoisyPhases(MODEL, Noise(per_bootstrap=COARSE_NOISE))
+    ct = ev.encrypt(sections.pack(logits), MODEL.bootstrap_input_level)
+    out = pairwise(ev, ct, sections, table, gain=1.0, level=RESULT_LEVEL)
+    probabilities = sections.unpack(ev.decrypt(out).real, len(logits))
+    return Result(probabilities, table.levels_before + table.levels_after, _bootstraps(ev))
+
+
+def _normalise(logits: Array, reach: int) -> Result:
+    """Of logits less their mean, which reach further."""
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    sections, spec = _sections(logits.shape[1]), normalise_spec(logits.shape[1], float(np.abs(centred).max()))
+    ev = PlainEvaluator(MODEL, Noise(per_bootstrap=PRECISE_NOISE))
+    ev.schedule = schedule(spec, MODEL, MODEL.bootstrap_input_level)
+    ct = ev.encrypt(sections.pack(centred), MODEL.bootstrap_input_level + 1)
+    out = normalise(ev, ct, sections, spec, gain=1.0)
+    return Result(sections.unpack(ev.decrypt(out).real, len(logits)), 1 + sum(spec.levels), _bootstraps(ev))
+
+
+def _sigmoid(logits: Array, reach: int) -> Result:
+    sections, table = _sections(1), sigmoid_table(2 * reach)
+    ev = NoisyPhases(MODEL, Noise(per_bootstrap=PHASE_NOISE))
+    ct = ev.encrypt(sections.pack(logits[:, 1:] - logits[:, :1]), MODEL.bootstrap_input_level)
+    out = sigmoid(ev, ct, sections, table, gain=1.0, level=RESULT_LEVEL)
+    second = sections.unpack(ev.decrypt(out).real, len(logits))
+    return Result(np.hstack([1.0 - second, second]), table.levels, _bootstraps(ev))
+
+
+def _bootstraps(ev: PlainEvaluator) -> int:
+    return ev.total("bootstrap") + ev.total("phase")
 
 
 METHODS: Final[dict[str, Method]] = {
-    "hetal": Method("HETAL", lambda ev, x, lay, c: softmax(ev, x, lay, c, SPEC), 128, SPEC.logit_range),
+    "pairwise": Method("pairwise", _pairwise),
+    "normalise": Method("normalise", _normalise),
+    "sigmoid": Method("sigmoid", _sigmoid, classes=(2,)),
+    "hetal": Method("HETAL", partial(_tiled, lambda ev, x, lay, c: softmax(ev, x, lay, c, SPEC), SPEC.logit_range)),
     "precise": Method(
-        "HETAL, precise", lambda ev, x, lay, c: precise_softmax(ev, x, lay, c, SPEC), 128, SPEC.logit_range
+        "HETAL, precise", partial(_tiled, lambda ev, x, lay, c: precise_softmax(ev, x, lay, c, SPEC), SPEC.logit_range)
     ),
-    "no_extension": Method("no extension", unextended_softmax, 4, NO_EXTENSION.logit_range),
-    "gumbel": Method("Lee et al. 2022", lambda ev, x, lay, c: gumbel_softmax(ev, x, lay, c, 32.0), 32, 32.0),
-    "hong": Method("Hong et al. 2022", lambda ev, x, lay, c: hong_softmax(ev, x, lay, c, 8.0), 8, 8.0),
-    "privgd": Method("PrivGD", lambda ev, x, lay, c: privgd_softmax(ev, x, lay, c, 4.0), 4, 4.0),
+    "no_extension": Method("no extension", partial(_tiled, unextended_softmax, NO_EXTENSION.logit_range), (4,)),
+    "gumbel": Method(
+        "Lee et al. 2022", partial(_tiled, lambda ev, x, lay, c: gumbel_softmax(ev, x, lay, c, 32.0), 32.0), (4, 8, 32)
+    ),
+    "hong": Method(
+        "Hong et al. 2022", partial(_tiled, lambda ev, x, lay, c: hong_softmax(ev, x, lay, c, 8.0), 8.0), (4, 8)
+    ),
+    "privgd": Method("PrivGD", partial(_tiled, lambda ev, x, lay, c: privgd_softmax(ev, x, lay, c, 4.0), 4.0), (4,)),
 }
 
 # (max, average) by method, classes and range, reproduced in NumPy at 10^6 samples per sub-range (papers.md 1.5). None
@@ -133,11 +226,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "softmax",
         help="errors of the encrypted softmax and its rivals",
-        description="Run HETAL's softmax and five other approximations on uniform logits, and compare with softmax.",
+        description="Run our softmaxes (on noisy bootstraps), HETAL's and five other approximations on uniform logits,"
+        " and compare with softmax.",
     )
     parser.add_argument(
         "--samples", type=int, default=SAMPLES, help=f"rows per sub-range (default {SAMPLES}; the table: 1000000)"
     )
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.set_defaults(run=command)
 
@@ -162,7 +257,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"samples = {args.samples} is outside 1..{SAMPLES_MAX}")
     began = time.perf_counter()
     results = [
-        row for name, method in METHODS.items() for classes in CLASSES for row in measure(name, method, classes, args)
+        row
+        for name in args.methods
+        for classes in METHODS[name].classes
+        for row in measure(name, METHODS[name], classes, args)
     ]
     return {
         "machine": machine_facts(),
@@ -175,16 +273,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def measure(name: str, method: Method, classes: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row of the report per range; every method sees the same samples."""
-    padded = padded_classes(classes)
-    layout = BlockLayout((1 << LOG2_SLOTS) // padded, padded)
-    ev = PlainEvaluator(LevelModel(layout.slots, TOP_LEVEL, 1, TOP_LEVEL, TOP_LEVEL))
-    maximum, total, count, levels = 0.0, 0.0, 0, 0
-    for rho in (r for r in RANGES if r <= method.range_max):
+    size = rows(classes)
+    maximum, total, count = 0.0, 0.0, 0
+    for rho in method.ranges:
         rng = np.random.default_rng((SEED, classes, rho))
-        for start in range(0, args.samples, layout.rows):
-            logits = rng.uniform(-rho, rho, (min(layout.rows, args.samples - start), classes))
-            probabilities, levels = approximate(ev, method, logits, layout)
-            errors = np.abs(probabilities - exact_softmax(logits)).max(axis=1)
+        for start in range(0, args.samples, size):
+            logits = rng.uniform(-rho, rho, (min(size, args.samples - start), classes))
+            result = method.approximate(logits, rho)
+            errors = np.abs(result.probabilities - exact_softmax(logits)).max(axis=1)
             maximum, total, count = max(maximum, float(errors.max())), total + float(errors.sum()), count + len(errors)
         reference = REFERENCE.get((name, classes, rho), (None, None))
         yield {
@@ -197,18 +293,9 @@ def measure(name: str, method: Method, classes: int, args: argparse.Namespace) -
             "reference_average": reference[1],
             "ratio_max": _ratio(maximum, reference[0]),
             "ratio_average": _ratio(total / count, reference[1]),
-            "levels": levels,
+            "levels": result.levels,
+            "bootstraps": result.bootstraps,
         }
-
-
-def approximate(ev: PlainEvaluator, method: Method, logits: Array, layout: BlockLayout) -> tuple[Array, int]:
-    """Probabilities (n, c) of logits (n, c), n at most the rows of the layout, and the levels consumed."""
-    n, classes = logits.shape
-    scaled = np.zeros((n, layout.cols))
-    scaled[:, :classes] = logits / (2.0 * method.logit_range)
-    out = method.kernel(ev, ev.encrypt(layout.pack_tiled_columns(scaled)[0]), layout, classes)
-    slots = layout.unpack_tiled_columns([ev.decrypt(out).real], (n, layout.cols))
-    return slots[:, :classes], TOP_LEVEL - out.level
 
 
 def _ratio(value: float, reference: float | None) -> float | None:
@@ -222,7 +309,7 @@ def _print_table(report: dict[str, Any]) -> None:
         title_justify="left",
         box=box.SIMPLE,
         pad_edge=False,
-        caption="table: NumPy, 1000000 rows per sub-range",
+        caption="table: NumPy, 1000000 rows per sub-range; levels / bootstraps",
         caption_justify="left",
     )
     table.add_column("method", no_wrap=True)
@@ -235,7 +322,7 @@ def _print_table(report: dict[str, Any]) -> None:
             str(row["classes"]),
             f"±{row['range']}",
             *("" if value is None else f"{value:.2g}" for value in errors),
-            str(row["levels"]),
+            str(row["levels"]) + ("" if row["bootstraps"] is None else f" / {row['bootstraps']}"),
         )
     console.print(table)
     machine = report["machine"]
