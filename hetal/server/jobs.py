@@ -69,9 +69,10 @@ from hetal.server.quota import Quotas
 from hetal.server.resources import shortage
 from hetal.server.store.files import tree_bytes
 from hetal.server.store.metadata import JobRow
+from hetal.server.store.sizes import Sizes
 from hetal.server.store.store import Store
 from hetal.server.telemetry import Telemetry
-from hetal.server.threads import in_thread, read_in_thread
+from hetal.server.threads import in_thread
 from hetal.server.training import Training
 
 EVENTS_WAITING_MAX = 1_000
@@ -117,6 +118,7 @@ class Jobs:
         self._store = store
         self._config = config
         self._telemetry = telemetry
+        self._sizes = Sizes(self._bytes_stored)
         self._placement = placement
         self._quotas = quotas
         self._jobs: dict[str, Job] = {}
@@ -256,6 +258,7 @@ class Jobs:
             for events in job.clients.values():
                 events.put_nowait(JobNotFoundError("the job was deleted"))
         self._telemetry.job_deleted(job.id)
+        self._sizes.forget(job.id)
         event("job deleted", job=job.id, bytes=freed)
         return freed
 
@@ -277,7 +280,7 @@ class Jobs:
     async def to_proto(self, job: Job, *, brief: bool = False) -> pb.Job:
         """The job as the wire shows it; ``brief`` leaves the blob lists out, which may be long."""
         snap = job.machine.snapshot
-        stored = await read_in_thread(self._bytes_stored, job.id)
+        stored = await self._sizes.of(job.id)
         message = pb.Job(
             id=job.id,
             state=f"JOB_STATE_{snap.state.value}",
