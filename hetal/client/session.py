@@ -26,7 +26,7 @@ from hetal.client.keys import KeySet
 from hetal.client.log import event
 from hetal.client.model import Model
 from hetal.client.tls import Tls
-from hetal.client.transport import Transport
+from hetal.client.transport import Hesitation, Transport
 from hetal.client.windows import Windows, add_data
 from hetal.errors import (
     AlreadyAttachedError,
@@ -300,20 +300,27 @@ class Client:
             job_id=job_id, samples=len(prepared), bytes=len(blob), sha256=hashlib.sha256(blob).digest()
         )
 
+        hesitation = Hesitation()
+
         async def parts() -> AsyncIterator[pb.PredictRequest]:
             yield pb.PredictRequest(header=header)
+            await hesitation.pause()
             for offset in range(0, len(blob), limits.CHUNK_BYTES):
+                if hesitation.refused:
+                    return
                 chunk = blob[offset : offset + limits.CHUNK_BYTES]
                 self._transport.bytes_sent += len(chunk)
                 yield pb.PredictRequest(chunk=pb.UploadChunk(offset=offset, data=chunk))
 
         async def attempt() -> bytes:
             received = bytearray()
-            async for response in self._transport.stub.Predict(parts()):
-                if response.WhichOneof("part") == "chunk":
-                    if response.chunk.offset != len(received) or len(received) > limits.BLOB_BYTES_MAX:
-                        raise HashMismatchError("the server sent its prediction out of order")
-                    received.extend(response.chunk.data)
+            call = self._transport.stub.Predict(parts())
+            with hesitation.learn(call):
+                async for response in call:
+                    if response.WhichOneof("part") == "chunk":
+                        if response.chunk.offset != len(received) or len(received) > limits.BLOB_BYTES_MAX:
+                            raise HashMismatchError("the server sent its prediction out of order")
+                        received.extend(response.chunk.data)
             self._transport.bytes_received += len(received)
             return bytes(received)
 

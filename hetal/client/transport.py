@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar, cast
 
 import grpc
@@ -65,6 +66,38 @@ class _Calls:
             )
 
         return start
+
+
+class Hesitation:
+    """The pause after a stream's header, in which the server may refuse the stream.
+
+    gRPC loses what a server says while a message is on its way: the stream then ends with INTERNAL. Each time that
+    happens the next attempt gives the server longer to say it again.
+    """
+
+    def __init__(self) -> None:
+        self._pause_s = 0.0
+        self._call: Any = None
+
+    @property
+    def refused(self) -> bool:
+        """Whether the call is over. A message that is sent nevertheless would cancel it, and hide why."""
+        return self._call is not None and bool(self._call.done())
+
+    @contextmanager
+    def learn(self, call: Any) -> Iterator[None]:
+        """Around what is read from the stream."""
+        self._call = call
+        try:
+            yield
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.INTERNAL:
+                self._pause_s = min(max(2 * self._pause_s, limits.REFUSAL_PAUSE_S), limits.RECONNECT_BACKOFF_S[-1])
+            raise
+
+    async def pause(self) -> None:
+        """After the header."""
+        await asyncio.sleep(self._pause_s)
 
 
 class Transport:
@@ -144,6 +177,7 @@ class Transport:
         """Send one blob, going on where a broken stream ended. Returns once the server has committed it."""
         sha256 = hashlib.sha256(data).digest()
         view = memoryview(data)
+        hesitation = Hesitation()
         sent = 0
 
         async def attempt() -> None:
@@ -162,13 +196,18 @@ class Transport:
                 yield pb.UploadBlobRequest(
                     header=pb.UploadHeader(job_id=job_id, name=name, bytes=len(data), sha256=sha256, offset=start)
                 )
+                await hesitation.pause()
                 for offset in range(start, len(data), limits.UPLOAD_MESSAGE_BYTES):
+                    if hesitation.refused:
+                        return
                     chunk = bytes(view[offset : offset + limits.UPLOAD_MESSAGE_BYTES])
                     yield pb.UploadBlobRequest(chunk=pb.UploadChunk(offset=offset, data=chunk))
                     sent = offset + len(chunk)
                     self.bytes_sent += len(chunk)
 
-            await self.stub.UploadBlob(parts())
+            call = self.stub.UploadBlob(parts())
+            with hesitation.learn(call):
+                await _settled(call)
 
         # A broken stream may still be written to disk when StatBlobs tells where it is.
         await self.retried(attempt, lambda: sent, (ConnectionFailedError, ChunkOrderError))
@@ -207,6 +246,27 @@ def _tell(error: HetalError, began: float) -> None:
         error.request_id = request_id.current.get()
         seconds = round(time.monotonic() - began, 3)
         event("failed", level=logging.WARNING, code=error.code, message=error.message, seconds=seconds)
+
+
+async def _settled(call: Any) -> Any:
+    """Like ``await call``, but a call that gRPC cancels by itself, because it ended while it was written to, is broken.
+
+    Else it would look as if the caller had been cancelled.
+    """
+
+    async def answer() -> Any:
+        return await call
+
+    task = asyncio.ensure_future(answer())
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
+    if task.cancelled():
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.INTERNAL, none, none, "the call ended while it was written to", "")
+    return task.result()
 
 
 def backoff_s(failures: int) -> float:

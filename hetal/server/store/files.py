@@ -4,6 +4,7 @@ objects/<2 hex>/<64 hex>     committed blobs, named by their SHA-256, shared bet
 jobs/<id>/partial/<hash>     unfinished uploads, named by the hash of the blob's name
 jobs/<id>/results/<name>     what the worker writes: checkpoint, logits, classifiers
 scratch/<name>               features to predict, and their logits; emptied at every start
+reserve                      nothing: room to note a deletion where the disk is full
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from hetal import limits
 from hetal.server.failpoints import failpoint
 
 READ_BYTES: Final = 1 << 20
@@ -81,6 +83,8 @@ class Files:
         shutil.rmtree(self.scratch, ignore_errors=True)
         for folder in (self.objects, self.jobs, self.scratch):
             folder.mkdir(parents=True, exist_ok=True)
+        self._reserve = root / "reserve"
+        self.keep_reserve()
 
     def object(self, sha256: bytes) -> Path:
         digits = sha256.hex()
@@ -143,6 +147,15 @@ class Files:
         size = tree_bytes(self.job(job_id))
         shutil.rmtree(self.job(job_id), ignore_errors=True)
         return size
+
+    def keep_reserve(self) -> None:
+        """Hold some bytes of the disk back, if there are any, for a deletion when it is full."""
+        with suppress(OSError), open(self._reserve, "ab") as file:
+            os.posix_fallocate(file.fileno(), 0, limits.DELETION_RESERVE_BYTES)
+
+    def spend_reserve(self) -> None:
+        """Give them back to the disk."""
+        self._reserve.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self.root).free

@@ -90,12 +90,19 @@ class Store:
             rows = set(self.metadata.blobs(job_id).values())
             alone = [row for row in rows if not self.metadata.referenced(row.sha256, but_by=job_id)]
             freed = sum(row.size_bytes for row in alone) + tree_bytes(self.files.job(job_id))
-            self.metadata.delete_job(job_id, freed)
+            try:
+                self.metadata.delete_job(job_id, freed)
+            except (OSError, sqlite3.Error) as error:
+                if shortage(error) is None:
+                    raise
+                self.files.spend_reserve()
+                self.metadata.delete_job(job_id, freed)
             failpoint("delete.row")
             for row in alone:
                 self.files.remove_object(row.sha256)
             failpoint("delete.objects")
             self.files.remove_job(job_id)
+            self.files.keep_reserve()
             return freed
 
     def owner_bytes(self, owner: str, but_for: Collection[Path] = ()) -> int:
