@@ -7,8 +7,9 @@ somewhere on PYTHONPATH. Without it, ``--make-kernels DIR`` on another machine m
 its place, with HETAL_KERNEL_CACHE=DIR.
 
 Stages, in order: every operation, whose residues must be those that the CPU gives (tests/unit/device_residues.json); a
-bootstrap, against the message and against its own replay; operations and bootstrap at the default preset; a training
-iteration; the products of the paper's table. Each adds to the file, so that a machine that goes away loses one stage.
+bootstrap, against the message and against its own replay; operations and bootstrap at the default preset; keys that do
+not all fit; a training iteration; the products of the paper's table. Each adds to the file, so that a machine that goes
+away loses one stage.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from native_client import Client, small_parameters  # noqa: E402
 from ring_program import RESIDUES, digests, programs  # noqa: E402
 
 from hetal.ckks.presets import DEFAULT_PRESET, TEST_PRESET, preset  # noqa: E402
-from hetal.cli.device_work import Bench, engine_report, matmul_report, training_report  # noqa: E402
+from hetal.cli.device_work import Bench, engine_report, keys_report, matmul_report, training_report  # noqa: E402
 from hetal.cli.matmul_work import PAPER  # noqa: E402
 from hetal.errors import HetalError  # noqa: E402
 from hetal.native.bootstrap import Bootstrapper  # noqa: E402
@@ -103,6 +104,7 @@ def measure(args: argparse.Namespace) -> int:
         "residues": lambda: residues(device, 11 if emulated else 16),
         "bootstrap_check": lambda: bootstrap_check(device),
         "engine": lambda: engine_report(bench(), repeats),
+        "keys": lambda: keys_report(bench()),
         "training": lambda: training_report(Bench(params, device, None, min(repeats, 5)), job),
         "matmul": lambda: matmul_report(Bench(params, device, None, min(repeats, 5)), shapes),
     }

@@ -219,10 +219,10 @@ class Bench:
         }
         engine.close()
 
-    def open(self) -> Engine:
+    def open(self, key_bytes: int | None = None) -> Engine:
         if self._machine is None:
-            return open_engine(self._name)
-        return Engine(Device(self._name, DryDriver(self._machine.architecture)))
+            return open_engine(self._name, key_bytes)
+        return Engine(Device(self._name, DryDriver(self._machine.architecture)), key_bytes)
 
     def time(self, ev: RandomEvaluator, work: Work, repeats: int | None = None) -> Report:
         """Seconds of the work, measured or predicted; ``host_s`` of a prediction is what Python took on this machine to
@@ -250,6 +250,28 @@ def engine_report(bench: Bench, bootstraps: int) -> Report:
     held, counts = engine.device.pool.held_bytes, dict(engine.device.counts)
     ev.close()
     return {**bench.head, "levels": levels, "bootstrap": bootstrap, "memory_bytes": held, "counts": counts}
+
+
+def keys_report(bench: Bench) -> Report:
+    """Rotations by :data:`HOISTED` steps one after the other, with all keys on the device, and with half of them."""
+    params = bench.params
+    level = min(PAPER_LEVEL, params.top_level)
+    report: Report = {**bench.head, "level": level, "rotations": len(HOISTED)}
+    key_bytes: int | None = None
+    for name in ("all", "half"):
+        engine = bench.open(key_bytes)
+        ev = RandomEvaluator(params, engine, level)
+        x = ev.encrypt()
+
+        def work(ev: RandomEvaluator = ev, x: Ciphertext = x) -> None:
+            for steps in HOISTED:
+                ev.rotate(x, steps)
+
+        timing = bench.time(ev, work)
+        key_bytes = engine.keys.resident_bytes // 2
+        report[name] = {**timing, "counts": dict(engine.device.counts)}
+        ev.close()
+    return report
 
 
 def matmul_report(bench: Bench, shapes: Mapping[Shape, Mapping[str, Counts]]) -> Report:

@@ -23,10 +23,11 @@ def test_all_stages_pass(tmp_path: Path) -> None:
     report = json.loads(out.read_text())
     assert report["passed"] and report["facts"]["device"] == "emulated"
     stages = report["stages"]
-    assert list(stages) == ["residues", "bootstrap_check", "engine", "training", "matmul"]
+    assert list(stages) == ["residues", "bootstrap_check", "engine", "keys", "training", "matmul"]
     assert stages["residues"]["compared"] > 300 and stages["residues"]["different"] == []
     assert stages["bootstrap_check"]["replays"] == 3
     assert stages["engine"]["bootstrap"]["seconds"] > 0
+    assert stages["keys"]["half"]["counts"]["key_misses"] > 0 == stages["keys"]["all"]["counts"].get("key_misses", 0)
     assert stages["training"]["iteration"]["seconds"] > 0 and stages["training"]["bootstraps"] > 0
 
 

@@ -68,7 +68,8 @@ class NativeEvaluator(Evaluator):
         chain = chain_of(params)
         self._expected = expected_for(params, key_tag)
         small = params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX
-        self._threads = threads
+        # A device does one thing at a time, and each operation with all that it has.
+        self._threads = threads if device == "cpu" else 1
         self._engine = engine or load_engine(device)
         log2_dimension = params.spec.log2_ring_dimension
         ring = self._engine.Ring(

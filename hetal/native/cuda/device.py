@@ -213,6 +213,7 @@ class Device:
         self._recordings = 0
         self._tables: OrderedDict[bytes, Buffer] = OrderedDict()
         self._shapes: dict[int, Shape] = {}
+        self._cuts: dict[tuple[str, int], tuple[int, int]] = {}
 
     # -- memory -------------------------------------------------------------------------------------------------------
 
@@ -301,8 +302,10 @@ class Device:
             moved: limbs read and written, for the log.
             work: operations on doubles per word of a limb, summed over limbs, for the log.
         """
-        blocks, threads = self.shape(log2).launch(entry)
-        grid = Grid(blocks, limbs, polynomials, threads)
+        cut = self._cuts.get((entry, log2))
+        if cut is None:
+            cut = self._cuts[entry, log2] = self.shape(log2).launch(entry)
+        grid = Grid(cut[0], limbs, polynomials, cut[1])
         self.counts["launches"] += 1
         if self.log is not None:
             self.log.append(Launch(entry, grid, int(moved * (8 << log2)), work * (1 << log2)))

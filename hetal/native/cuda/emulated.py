@@ -71,7 +71,8 @@ class EmulatedDriver:
         self._memory: dict[int, Bytes] = {}
         self._held = 0
         self._modules: dict[int, ctypes.CDLL] = {}
-        self._entries: dict[tuple[str, int], Any] = {}
+        # With the threads of a block.
+        self._entries: dict[tuple[str, int], tuple[Any, int]] = {}
         self.streams: list[EmulatedStream] = []
 
     # -- memory -------------------------------------------------------------------------------------------------------
@@ -153,11 +154,13 @@ class EmulatedDriver:
         return 0.0
 
     def launch(self, entry: str, log2: int, grid: Grid, argument: Structure, stream: EmulatedStream) -> None:
-        function = self._entries.get((entry, log2)) or self._function(entry, log2)
+        function, threads = self._entries.get((entry, log2)) or self._function(entry, log2)
+        if grid.threads != threads:
+            raise RuntimeError(f"{entry} is compiled for {threads} threads, not {grid.threads}")
         kept = type(argument).from_buffer_copy(argument)
         self._give(stream, lambda: function(ctypes.addressof(kept), grid.blocks, grid.limbs, grid.polynomials))
 
-    def _function(self, entry: str, log2: int) -> Any:
+    def _function(self, entry: str, log2: int) -> tuple[Any, int]:
         module = self._modules.get(log2)
         if module is None:
             module = self._modules[log2] = _load(log2)
@@ -168,8 +171,8 @@ class EmulatedDriver:
         function = getattr(module, f"hetal_{entry}")
         function.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
         function.restype = None
-        self._entries[entry, log2] = function
-        return function
+        self._entries[entry, log2] = function, getattr(module, f"hetal_{entry}_threads")()
+        return self._entries[entry, log2]
 
     # -- graphs -------------------------------------------------------------------------------------------------------
 

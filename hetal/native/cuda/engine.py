@@ -44,16 +44,17 @@ class Engine:
         self.device.close()
 
 
-def open_engine(name: str) -> Engine:
+def open_engine(name: str, key_bytes: int | None = None) -> Engine:
     """An engine of its own on a device.
 
     Args:
         name: "cuda", "cuda:N", or "emulated" (the launches of a GPU on the CPU, for tests).
+        key_bytes: that keys may hold there; None for as much as there is.
 
     Raises:
         DeviceError: there is no such device.
     """
-    return Engine(Device(name, open_driver(name)))
+    return Engine(Device(name, open_driver(name)), key_bytes)
 
 
 def open_driver(name: str) -> Driver:

@@ -27,7 +27,10 @@ typedef GpuShape<HETAL_LOG2_N> Shape;
       for (int y = 0; y < limbs; ++y)                                                                           \
         for (int x = 0; x < blocks; ++x) batch.run(LaneByLane{(x + y) % 2 == 1}, GridPoint{x, y, z}, shared);    \
   }                                                                                                             \
-  extern "C" unsigned long hetal_##name##_bytes() { return sizeof(__VA_ARGS__); }
+  extern "C" unsigned long hetal_##name##_bytes() { return sizeof(__VA_ARGS__); }                               \
+  extern "C" int hetal_##name##_threads() { return threads_of bounds; }
+
+constexpr int threads_of(int threads, int = 0) { return threads; }
 #endif
 
 #define WORDS(name, ...) ENTRY((GPU_BLOCK_WORDS), name, 1, __VA_ARGS__)
