@@ -148,6 +148,7 @@ def operations(ev: RandomEvaluator) -> Iterator[tuple[str, Work]]:
 
     yield "key_switch", lambda: key_switch(part)
     yield "key_switch_replayed", lambda: ring.replayed("bench", [part], lambda parts: (key_switch(parts[0]), None))
+    yield "key_switch_fused", lambda: fused(ring.device, lambda: key_switch(part))
     yield "rotate", lambda: ev.rotate(x, 1)
     yield "rotate_8_hoisted", lambda: ev.rotate_many(x, HOISTED)
     yield "mul_relin", lambda: ev.mul(x, y)
@@ -155,6 +156,15 @@ def operations(ev: RandomEvaluator) -> Iterator[tuple[str, Work]]:
     yield "mul_plain", lambda: ev.mul_plain(x, vector)
     yield "add", lambda: ev.add(x, y)
     yield "rescale", lambda: [ring.rescale(one) for one in x.payload.value.parts]
+
+
+def fused(device: Device, work: Work) -> object:
+    """The work with the fused key switch."""
+    device.fused = True
+    try:
+        return work()
+    finally:
+        device.fused = False
 
 
 def measure(ev: RandomEvaluator, work: Work, repeats: int) -> dict[str, float]:
@@ -247,9 +257,18 @@ def engine_report(bench: Bench, bootstraps: int) -> Report:
     ev.prepare_bootstrap()
     entered = ev.drop(ev.encrypt(), params.bootstrap_input_level)
     bootstrap = bench.time(ev, lambda: ev.bootstrap(entered), bootstraps)
+    ev.scheme.ring.forget_recordings()
+    bootstrap_fused = bench.time(ev, lambda: fused(engine.device, lambda: ev.bootstrap(entered)), bootstraps)
     held, counts = engine.device.pool.held_bytes, dict(engine.device.counts)
     ev.close()
-    return {**bench.head, "levels": levels, "bootstrap": bootstrap, "memory_bytes": held, "counts": counts}
+    return {
+        **bench.head,
+        "levels": levels,
+        "bootstrap": bootstrap,
+        "bootstrap_fused": bootstrap_fused,
+        "memory_bytes": held,
+        "counts": counts,
+    }
 
 
 def keys_report(bench: Bench) -> Report:

@@ -39,6 +39,8 @@ def test_the_engine_predicted(capsys: pytest.CaptureFixture[str]) -> None:
     # Inverse transform, conversion, transform and inner product; and the division, whose last launch does two things.
     assert switch["launches"] == 2 + 1 + 2 + 1 + 2 + 1 + 2
     assert switch["seconds"] > switch["floor_s"] > 0
+    fused = report["levels"]["24"]["key_switch_fused"]
+    assert fused["launches"] == switch["launches"] - 1 and fused["bytes"] < switch["bytes"]
     assert report["bootstrap"]["seconds"] > switch["seconds"]
 
 

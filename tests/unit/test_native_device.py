@@ -73,6 +73,33 @@ def test_sums_longer_than_an_accumulator_and_more_digits_than_a_batch(name: str,
     assert_same(Program(name, 10, 18, 2, 1), device)
 
 
+@pytest.mark.parametrize("name", sorted(CHAINS))
+@pytest.mark.parametrize("shape", [(10, 4, 3, 2), (11, 4, 3, 2), (13, 4, 3, 2), (10, 16, 2, 2), (10, 10, 2, 1)])
+def test_the_fused_key_switch_gives_the_residues_of_the_cpu(
+    name: str, shape: tuple[int, int, int, int], device: Device
+) -> None:
+    """With up to eight digits; more take two launches."""
+    program = Program(name, *shape)
+    q_limbs, p_limbs = len(program.q), len(program.p)
+    cpu, ring = program.ring(engine), program.ring(Engine(device))
+    device.fused = True
+    sums = ([made.from_residues(v, p_limbs) for v in program.operands] for made in (cpu, ring))
+    (a, b, c, d), (a2, b2, c2, d2) = sums
+    fused = 0
+    for limbs in (1, 3, q_limbs):
+        key, key2 = (made.read_key(*program.key, limbs, p_limbs) for made in (cpu, ring))
+        low, before = cpu.truncate(a, limbs), (cpu.truncate(b, limbs), None)
+        low2, before2 = ring.truncate(a2, limbs), (ring.truncate(b2, limbs), None)
+        after, after2 = ([(c, d)], [(c2, d2)]) if limbs == q_limbs else (None, None)
+        for index in (1, 5):
+            with device.logged() as log:
+                got = ring.switch(low2, [key2], [index], before2, after2)[0]
+            fused += sum(launch.entry == "switch_rows" for launch in log)
+            due = cpu.switch(low, [key], [index], before, after)[0]
+            assert all((cpu.residues(x) == ring.residues(y)).all() for x, y in zip(due, got, strict=True))
+    assert fused == (4 if -(-q_limbs // program.digit_limbs) > 8 else 6)
+
+
 def test_a_bootstrap_gives_the_residues_of_the_cpu_each_time(device: Device) -> None:
     """The first call launches, the second records a graph, later ones replay it, with other inputs."""
     params = small_parameters()

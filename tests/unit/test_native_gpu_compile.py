@@ -32,7 +32,9 @@ def entry_points(log2_dimension: int) -> set[str]:
     """All of them; of the sizes of compact plaintexts alone, those that make such plaintexts."""
     if log2_dimension < 10:
         return {"hetal_forward_rows", "hetal_from_integers"}
-    names = re.findall(r"^(?:COLUMNS|ROWS|WORDS)\((\w+),|^ENTRY\(\(\w+\), (\w+),", ENTRY.read_text(), re.MULTILINE)
+    names = re.findall(
+        r"^(?:COLUMNS|ROWS|WORDS)\((\w+),|^ENTRY\(\(.*\), (\w+), [\w:<>]+, ", ENTRY.read_text(), re.MULTILINE
+    )
     return {f"hetal_{first or second}" for first, second in names}
 
 

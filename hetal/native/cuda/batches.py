@@ -198,6 +198,7 @@ ARGUMENTS: Final[dict[str, type[Structure]]] = {
     "export_words": Unary,
     "convert": Convert,
     "inner_product": Switch,
+    "switch_rows": Switch,
     "dot": Dot,
     "transform": Transform,
 }
@@ -213,6 +214,8 @@ class Shape:
     column_threads: int
     row_blocks: int
     row_threads: int
+    switch_blocks: int
+    switch_threads: int
     word_blocks: int
 
     @staticmethod
@@ -220,6 +223,7 @@ class Shape:
         column_levels = 0 if log2 < LARGE_LOG2 else log2 // 2
         rows, row = 1 << column_levels, 1 << (log2 - column_levels)
         tile_columns, tile_rows = min(row, 16), min(4096 // row, rows)
+        switch_rows = max(1, tile_rows // 4)
         return Shape(
             log2,
             column_levels,
@@ -227,6 +231,8 @@ class Shape:
             column_threads=max(32, tile_columns * rows // 16),
             row_blocks=rows // tile_rows,
             row_threads=max(32, tile_rows * row // 16),
+            switch_blocks=rows // switch_rows,
+            switch_threads=max(32, switch_rows * row // 16),
             word_blocks=-(-(1 << log2) // BLOCK_WORDS),
         )
 
@@ -234,6 +240,8 @@ class Shape:
         """Blocks of one limb and threads of a block."""
         if entry.endswith("columns"):
             return self.column_blocks, self.column_threads
+        if entry == "switch_rows":
+            return self.switch_blocks, self.switch_threads
         if entry.startswith(("forward_rows", "inverse_rows")):
             return self.row_blocks, self.row_threads
         return self.word_blocks, BLOCK_WORDS

@@ -29,6 +29,8 @@ COEFFICIENT_MAX: Final = 2.0**62
 MODULUS_BITS_MAX: Final = 60
 # Recordings of one ring: shapes of what is done again and again.
 RECORDINGS_MAX: Final = 64
+# Terms that one accumulator takes of any modulus.
+FUSED_DIGITS_MAX: Final = 8
 # Tables of monomials, and compact constants, that are kept.
 MONOMIALS_MAX: Final = 128
 CONSTANTS_MAX: Final = 4096
@@ -468,7 +470,8 @@ class Ring:
             due = (x.q_limbs, x.p_limbs, x.log2_run) == (q_limbs, p_limbs, 0)
             _require(due, f"an addend of {x.q_limbs} + {x.p_limbs} limbs")
         moves = [batches.Permutation() if index == 1 else self._permutation(index) for index in indices]
-        decomposed, stride = self._decomposed(a, p_limbs, digits)
+        fused = self.device.fused and len(keys) == 1 and digits <= FUSED_DIGITS_MAX
+        decomposed, stride = self._decomposed(a, p_limbs, digits, columns_only=fused)
         out = [(self._like(q_limbs, p_limbs), self._like(q_limbs, p_limbs)) for _ in keys]
         for chosen in _chunks(range(len(keys)), SWITCH_KEYS):
             batch = [keys[i] for i in chosen]
@@ -481,9 +484,11 @@ class Ring:
             limbs, count = q_limbs + p_limbs, len(batch)
             added = sum(x.limbs for x in addends if x) + (2 * limbs if after else 0)
             moved = limbs * digits + count * (2 * limbs * (digits + 1) + added)
-            self._launch(
-                "inner_product", limbs, count, argument, moved, count * (MULTIPLY_ADD * 2 * digits * limbs + 3 * added)
-            )
+            work: float = count * (MULTIPLY_ADD * 2 * digits * limbs + 3 * added)
+            if fused:
+                rows = self._log2 - self.device.shape(self._log2).column_levels
+                work += rows * BUTTERFLY * (digits * limbs - q_limbs)
+            self._launch("switch_rows" if fused else "inner_product", limbs, count, argument, moved, work)
             self.keys.used(batch)
         return out
 
@@ -598,7 +603,14 @@ class Ring:
         self.device.launch(entry, log2 or self._log2, limbs, count, argument, moved, work)
 
     def _forward(
-        self, chain: Chain, addresses: list[int], limbs: int, *, own: int = 0, log2: int | None = None
+        self,
+        chain: Chain,
+        addresses: list[int],
+        limbs: int,
+        *,
+        own: int = 0,
+        log2: int | None = None,
+        columns_only: bool = False,
     ) -> None:
         """Transforms, in place; without the ``own`` limbs of which digits are made, where these are digits."""
         log2 = log2 or self._log2
@@ -609,6 +621,8 @@ class Ring:
             done = limbs * len(part) - own * len(part) / len(addresses)
             if columns:
                 self._launch("forward_columns", limbs, len(part), argument, 2 * done, columns * BUTTERFLY * done, log2)
+            if columns_only:
+                continue
             work = (log2 - columns) * BUTTERFLY * done
             self._launch("forward_rows", limbs, len(part), argument, 2 * done, work, log2)
 
@@ -744,8 +758,9 @@ class Ring:
             self._launch("forward_rows_divide", left, len(part), last, 3 * done, work)
         return out
 
-    def _decomposed(self, a: Poly, p_limbs: int, digits: int) -> tuple[Buffer, int]:
-        """All digits over Q and P, without the limbs that are the polynomial's own; and words from one to the next."""
+    def _decomposed(self, a: Poly, p_limbs: int, digits: int, *, columns_only: bool = False) -> tuple[Buffer, int]:
+        """All digits over Q and P, without the limbs that are the polynomial's own; and words from one to the next.
+        Transformed, or after the first pass only."""
         plan = self._decomposition(a.q_limbs, p_limbs)
         limbs, size = a.q_limbs + p_limbs, self._limb_bytes
         chain = self._chain(a.q_limbs)
@@ -755,7 +770,7 @@ class Ring:
         out = [memory.address + d * limbs * size for d in range(digits)]
         sources = a.q_limbs / digits
         self._convert(plan.plans, 1, out, [y.address] * digits, plan.targets, plan.pairs // digits, int(sources))
-        self._forward(chain, out, limbs, own=a.q_limbs)
+        self._forward(chain, out, limbs, own=a.q_limbs, columns_only=columns_only)
         return memory, limbs * self.dimension
 
     def _describe_key(self, slot: Any, key: Key, address: int, moves: Any, out: Pair, after: Pair | None) -> None:

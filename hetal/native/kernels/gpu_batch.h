@@ -412,9 +412,9 @@ struct SwitchBatch {
     Factor times;
 
     HETAL_HD int terms() const { return batch.terms; }
+    HETAL_HD bool own(int k) const { return limb < batch.chain.q_limbs && limb / batch.digit_limbs == k; }
     HETAL_HD const double *digit(int k) const {
-      const bool own = limb < batch.chain.q_limbs && limb / batch.digit_limbs == k;
-      return limb_of<LOG2_N>(own ? batch.own : batch.digits + k * batch.digit_stride, limb);
+      return limb_of<LOG2_N>(own(k) ? batch.own : batch.digits + k * batch.digit_stride, limb);
     }
     HETAL_HD const double *of_key(const double *half, int k) const {
       return limb_of<LOG2_N>(half + k * key.digit_stride, limb < batch.chain.q_limbs ? limb : limb + key.p_offset);
@@ -428,17 +428,19 @@ struct SwitchBatch {
     HETAL_HD const Factor &factor() const { return times; }
   };
 
-  template <class Ex>
-  HETAL_HD void run(const Ex &ex, const GridPoint &at, double *) const {
-    const Limb &m = chain.limb(at.y);
+  HETAL_HD AtLimb at_limb(const GridPoint &at) const {
     const SwitchKey &key = keys[at.z];
     Addends more{};
     for (int h = 0; h < 2; ++h) {
       if (before[h] && at.y < before_limbs) more.before[h] = limb_of<LOG2_N>(before[h], at.y);
       if (key.after[h]) more.after[h] = limb_of<LOG2_N>(key.after[h], at.y);
     }
-    const AtLimb c{*this, key, at.y, more, hetal::factor(m, constants.at[at.y])};
-    gpu_inner_product(ex, m, c, at.x, 1L << LOG2_N);
+    return AtLimb{*this, key, at.y, more, hetal::factor(chain.limb(at.y), constants.at[at.y])};
+  }
+
+  template <class Ex>
+  HETAL_HD void run(const Ex &ex, const GridPoint &at, double *) const {
+    gpu_inner_product(ex, chain.limb(at.y), at_limb(at), at.x, 1L << LOG2_N);
   }
 };
 

@@ -1,9 +1,9 @@
 // Entry points of the GPU, for one ring dimension: compile with -DHETAL_LOG2_N=10 to 17 (or 6 to 9 for the forward
 // transform of compact plaintexts), without contraction (-fmad=false): every fused operation is written out. Each takes
-// the batch of gpu_batch.h that it is named for; the threads of a block are those of its launch bounds.
+// the batch of gpu_batch.h or gpu_switch.h that it is named for; the threads of a block are those of its launch bounds.
 //
 // Compiled as C++ for a CPU (with -DHETAL_GPU_FORM) the same entry points run a whole grid lane by lane.
-#include "gpu_batch.h"
+#include "gpu_switch.h"
 
 #ifndef HETAL_LOG2_N
 #define HETAL_LOG2_N 16
@@ -64,6 +64,8 @@ WORDS(export_words, ExportBatch<N>)
 WORDS(inner_product, SwitchBatch<N>)
 WORDS(dot, TransformBatch<N, 1>)
 WORDS(transform, TransformBatch<N, 2>)
+// 128 registers a thread, as above.
+ENTRY((SwitchShape<N>::THREADS, 512 / SwitchShape<N>::THREADS), switch_rows, SwitchShape<N>::SHARED_WORDS, SwitchRows<N>)
 ENTRY((GPU_BLOCK_WORDS), convert, GPU_CONVERSION_SHARED, ConvertBatch<N>)
 #endif
 

@@ -175,6 +175,15 @@ HETAL_HD u64 word_at(const WideSum &, const double *a, long i) { return words(a)
 HETAL_HD void put_word(const NarrowSum &, double *a, long i, double value) { a[i] = value; }
 HETAL_HD void put_word(const WideSum &, double *a, long i, u64 value) { words(a)[i] = value; }
 
+// One word of one half of the result, with its addends.
+template <class Policy, class Access, class Value>
+HETAL_HD void put_switched(const Policy &f, const Access &c, int half, const Move &move, Value r) {
+  const Addends &more = c.addends();
+  if (more.before[half]) r = sum(f, r, product(f, get(f, more.before[half], move.from), c.factor()));
+  if (more.after[half]) r = sum(f, r, get(f, more.after[half], move.to));
+  put(f, half ? c.out_a() : c.out_b(), move.to, r);
+}
+
 template <class Sum, class Policy, class Access>
 HETAL_HD void gpu_inner_product_word(const Limb &m, const Policy &f, const Access &c, long i) {
   const Move move = c.permutation() ? move_of(*c.permutation(), i) : Move{i, i};
@@ -188,14 +197,8 @@ HETAL_HD void gpu_inner_product_word(const Limb &m, const Policy &f, const Acces
     b.next();
     a.next();
   }
-  HETAL_UNROLL
-  for (int half = 0; half < 2; ++half) {
-    typename Sum::Value r = half ? a.result() : b.result();
-    const Addends &more = c.addends();
-    if (more.before[half]) r = sum(f, r, product(f, get(f, more.before[half], move.from), c.factor()));
-    if (more.after[half]) r = sum(f, r, get(f, more.after[half], move.to));
-    put(f, half ? c.out_a() : c.out_b(), move.to, r);
-  }
+  put_switched(f, c, 0, move, b.result());
+  put_switched(f, c, 1, move, a.result());
 }
 
 // Access: terms(), digit(k), b(k), a(k), out_b(), out_a(), permutation() or null, addends(), factor() of the addends.
