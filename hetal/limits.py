@@ -53,6 +53,7 @@ COMPUTE_TICK_S: Final = 30
 # Server
 JOBS_MAX: Final = 1_000
 JOBS_RUNNING_MAX: Final = 1
+THREADS_MAX: Final = 1_024
 CLIENT_WAIT_S: Final = 24 * 3600
 # A server ends within 30 s: its workers get the first of these times, running calls the second.
 DRAIN_S: Final = 20

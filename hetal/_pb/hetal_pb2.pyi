@@ -31,7 +31,7 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class ServerInfo(_message.Message):
-    __slots__ = ("version", "protocol_version", "backend", "presets", "insecure_allowed", "chunk_bytes", "blob_bytes_max", "job_bytes_max")
+    __slots__ = ("version", "protocol_version", "backend", "presets", "insecure_allowed", "chunk_bytes", "blob_bytes_max", "job_bytes_max", "costs")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_VERSION_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class ServerInfo(_message.Message):
     CHUNK_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOB_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     JOB_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
+    COSTS_FIELD_NUMBER: _ClassVar[int]
     version: str
     protocol_version: int
     backend: str
@@ -48,7 +49,28 @@ class ServerInfo(_message.Message):
     chunk_bytes: int
     blob_bytes_max: int
     job_bytes_max: int
-    def __init__(self, version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., backend: _Optional[str] = ..., presets: _Optional[_Iterable[str]] = ..., insecure_allowed: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., blob_bytes_max: _Optional[int] = ..., job_bytes_max: _Optional[int] = ...) -> None: ...
+    costs: _containers.RepeatedCompositeFieldContainer[CostTable]
+    def __init__(self, version: _Optional[str] = ..., protocol_version: _Optional[int] = ..., backend: _Optional[str] = ..., presets: _Optional[_Iterable[str]] = ..., insecure_allowed: _Optional[bool] = ..., chunk_bytes: _Optional[int] = ..., blob_bytes_max: _Optional[int] = ..., job_bytes_max: _Optional[int] = ..., costs: _Optional[_Iterable[_Union[CostTable, _Mapping]]] = ...) -> None: ...
+
+class CostTable(_message.Message):
+    __slots__ = ("parameter_digest", "source", "points")
+    PARAMETER_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    parameter_digest: bytes
+    source: str
+    points: _containers.RepeatedCompositeFieldContainer[CostPoint]
+    def __init__(self, parameter_digest: _Optional[bytes] = ..., source: _Optional[str] = ..., points: _Optional[_Iterable[_Union[CostPoint, _Mapping]]] = ...) -> None: ...
+
+class CostPoint(_message.Message):
+    __slots__ = ("operation", "level", "seconds")
+    OPERATION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    operation: str
+    level: int
+    seconds: float
+    def __init__(self, operation: _Optional[str] = ..., level: _Optional[int] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class GetSharesRequest(_message.Message):
     __slots__ = ()

@@ -23,12 +23,13 @@ from hetal.cli.machine import machine_facts
 from hetal.cli.render import duration, size
 from hetal.client.dataset import Array, Dataset, Labels, Prepared, check_features, load, prepare
 from hetal.client.session import Client, Progress, TrainedJob, job_spec
-from hetal.kernels import cost
+from hetal.kernels import cost, cost_store
 from hetal.kernels.backends.plain import Noise
 from hetal.kernels.clear import train_clear, with_bias
 from hetal.kernels.forecast import forecast
 from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
+from hetal.processor import core_count
 from hetal.protocol.job import LOGITS_MAX, METHODS, JobSpec
 
 if TYPE_CHECKING:
@@ -157,7 +158,10 @@ def run(args: argparse.Namespace) -> Report:
         watch = _Watch(quiet=args.json)
         trained_job = asyncio.run(_encrypted(args, raw, options, watch))
         weights = trained_job.model.weights
-        report |= {"kind": "encrypted", "trained": _of_job(trained_job, job, scorer, watch)}
+        report |= {
+            "kind": "encrypted",
+            "trained": _of_job(trained_job, job, scorer, watch, args.threads or core_count()),
+        }
     report["weights_distance"] = float(np.linalg.norm(weights - clear.weights) / np.linalg.norm(clear.weights))
     for what in ("test_accuracy", "best_validation_accuracy"):
         if what in report["clear"]:
@@ -241,9 +245,10 @@ async def _encrypted(args: argparse.Namespace, raw: Dataset, options: dict[str, 
         )
 
 
-def _of_job(trained: TrainedJob, job: JobSpec, scorer: _Scorer, watch: _Watch) -> Report:
+def _of_job(trained: TrainedJob, job: JobSpec, scorer: _Scorer, watch: _Watch, threads: int) -> Report:
     history = trained.history
     iterations = history.epochs * job.batches
+    table = cost_store.load(job.parameters, threads) or cost.model(job.parameters)
     outcome = _outcome(history.losses, history.accuracies, history.best_epoch, scorer, trained.model.weights)
     return outcome | {
         "seconds": {phase: round(value, 3) for phase, value in trained.seconds.items()},
@@ -252,7 +257,8 @@ def _of_job(trained: TrainedJob, job: JobSpec, scorer: _Scorer, watch: _Watch) -
         # As the paper's: with the validations.
         "seconds_per_iteration": round(trained.seconds["training"] / iterations, 4),
         "seconds_of_an_iteration": round(median(watch.iterations), 4) if watch.iterations else None,
-        "predicted_seconds_of_an_iteration": round(forecast(plan(job), cost.model(job.parameters)).iteration_s, 4),
+        "predicted_seconds_of_an_iteration": round(forecast(plan(job), table).iteration_s, 4),
+        "costs": table.source,
         "bytes_sent": trained.bytes_sent,
         "bytes_received": trained.bytes_received,
         "warning": history.warning,

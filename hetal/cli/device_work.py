@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from hetal.ckks.chain import engine_prime_count
+from hetal.ckks.chain import chain_of, engine_prime_count
 from hetal.ckks.parameters import Parameters
 from hetal.cli.matmul_work import PAPER_SECONDS, Counts, Shape, operands, prepared
 from hetal.kernels.backends.native import Cell, NativeEvaluator, bootstrap_key_limbs
@@ -55,14 +55,15 @@ class RandomScheme(Scheme):
 
 
 class RandomEvaluator(NativeEvaluator):
-    """A native evaluator on a device whose keys and ciphertexts are random.
+    """A native evaluator on a device, or on this processor, whose keys and ciphertexts are random.
 
     Args:
+        engine: of :func:`hetal.native.load_engine`.
         level: of the ciphertexts that :meth:`encrypt` gives, and the highest at which keys rotate them.
     """
 
-    def __init__(self, params: Parameters, engine: Engine, level: int) -> None:
-        super().__init__(params, "0" * 32, engine=engine)
+    def __init__(self, params: Parameters, engine: Any, level: int, threads: int = 1) -> None:
+        super().__init__(params, "0" * 32, threads, engine=engine)
         scheme = RandomScheme(self.scheme.ring, self.scheme.chain)
         scheme.params, scheme.key_limbs = params, level + 1
         scheme.relinearization = random_key(scheme.ring, params, level + 1)
@@ -87,6 +88,10 @@ class RandomEvaluator(NativeEvaluator):
         parts = tuple(ring.truncate(part, level + 1) for part in whole.parts)
         return Ciphertext(Cell(Ct(parts, scheme.canonical_scale(level + 1))), level)
 
+    def settle(self, ct: Ciphertext) -> None:
+        """Do the rescaling that is pending."""
+        self._settled(ct)
+
     def keep_keys(self, levels: Mapping[int, int]) -> None:
         """Keys for rotations by steps, for the levels at which they are made."""
         for steps, level in levels.items():
@@ -102,8 +107,8 @@ class RandomEvaluator(NativeEvaluator):
             if chain.encapsulation and index == order - 4:
                 first, *auxiliary = chain.encapsulation
                 log2 = self.params.spec.log2_ring_dimension
-                small = self._engine.Ring(log2, [first], auxiliary, [], 1)
-                scheme.encapsulation = small, _fill(small, 1, len(auxiliary), 1)
+                small = self._engine.Ring(log2, [first], auxiliary, [], 1, scheme.ring.threads)
+                scheme.encapsulation = small, _key(small, 1, len(auxiliary), 1, wire=(1 + len(auxiliary), 1))
                 continue
             keys = [random_key(scheme.ring, self.params, count) for count in sorted(limbs)]
             scheme.reduced[index], scheme.automorphisms[index] = keys[:-1], keys[-1]
@@ -118,8 +123,23 @@ def random_poly(ring: Any, q_limbs: int, p_limbs: int = 0) -> Any:
 
 def random_key(ring: Any, params: Parameters, q_limbs: int) -> Any:
     """For polynomials of up to that many limbs, with as many special primes as a real one."""
-    digit_limbs = -(-(params.top_level + 1) // params.spec.digits)
-    return _fill(ring, q_limbs, engine_prime_count(params, q_limbs), -(-q_limbs // digit_limbs))
+    chain = chain_of(params)
+    return _key(
+        ring,
+        q_limbs,
+        engine_prime_count(params, q_limbs),
+        -(-q_limbs // chain.digit_limbs),
+        wire=(len(chain.q) + len(chain.special), chain.digits),
+    )
+
+
+def _key(ring: Any, q_limbs: int, p_limbs: int, digits: int, *, wire: tuple[int, int]) -> Any:
+    """``wire``: limbs and digits of a key's bytes."""
+    if hasattr(ring, "keys"):
+        return _fill(ring, q_limbs, p_limbs, digits)
+    # All limbs from the same bytes.
+    limbs, count = wire
+    return ring.read_key(_words(1, ring.dimension).tobytes(), [[[0] * limbs] * count] * 2, q_limbs, p_limbs)
 
 
 def _fill(ring: Any, q_limbs: int, p_limbs: int, digits: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -15,19 +16,23 @@ from rich.console import Console
 from rich.table import Table
 
 from hetal import limits
+from hetal.ckks.parameters import Parameters
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
+from hetal.cli.connection import add_connection_options, connect
+from hetal.cli.measure_costs import measure_costs
 from hetal.cli.render import duration, size
 from hetal.client.dataset import load
 from hetal.client.encrypt import blob_sizes
 from hetal.errors import InputError
-from hetal.kernels import cost
+from hetal.kernels import cost, cost_store
 from hetal.kernels.circuit import Circuit
 from hetal.kernels.cost import CostTable
 from hetal.kernels.forecast import KEY_SWITCHES, READING, forecast, key_count, staged
 from hetal.kernels.hetal_circuit import HetalCircuit
-from hetal.kernels.plan import plan
+from hetal.kernels.plan import method_for, plan
 from hetal.kernels.replica_circuit import ReplicaCircuit
 from hetal.kernels.softmax import fitted
+from hetal.processor import core_count
 from hetal.protocol.job import KEYS_MULT, LOGITS_MAX, METHODS, JobSpec, SoftmaxSpec, rotation_keys_blob
 from hetal.protocol.wire import CheckedManifest
 from hetal.server.admission import PROCESS_BYTES, memory_bytes
@@ -51,9 +56,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "plan",
         help="what a training will take, before anything is sent",
         description="Print layout, keys, operations, time, memory and bytes of a training, from its shapes or a data "
-        "file. Nothing is encrypted and nobody is asked.",
+        "file. Nothing is encrypted; a server, where one is named, is asked for its costs and told nothing.",
     )
     add_job_options(parser)
+    costs = parser.add_argument_group("costs")
+    costs.add_argument("--measure", action="store_true", help="measure this machine (again), and keep that")
+    costs.add_argument("--threads", type=int, metavar="N", help="of a worker on this machine; default: one per core")
+    costs.add_argument("--server", metavar="HOST:PORT", help="predict for this server, by what was measured there")
+    add_connection_options(parser)
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     parser.set_defaults(run=run)
 
@@ -73,19 +83,43 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--batch-size", type=int, metavar="N", help="default: all rows in one batch")
     job.add_argument("--epochs", type=int, default=10, metavar="N", help="at most (default 10)")
     job.add_argument("--no-momentum", action="store_true", help="plain gradient descent")
-    job.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"of the softmax (default {METHODS[0]})")
+    job.add_argument("--method", choices=METHODS, help="of the softmax; default: as a training on the native engine")
     job.add_argument("--logits-max", type=float, default=LOGITS_MAX, metavar="F", help="range (default 128)")
 
 
 def run(args: argparse.Namespace) -> int:
     job = job_of(args)
-    table = cost.model(job.parameters)
-    result = report(job, table)
+    result = report(job, costs_of(args, job.parameters))
     if args.json:
         print(json.dumps(result))
     else:
         _tell(Console(), result)
     return 0
+
+
+def costs_of(args: argparse.Namespace, params: Parameters) -> CostTable:
+    """The server's table, or this machine's, or the built-in model.
+
+    Raises:
+        InputError: options exclude each other, or the server's table is malformed.
+    """
+    threads = args.threads if args.threads is not None else core_count()
+    if not 1 <= threads <= limits.THREADS_MAX:
+        raise InputError(f"threads = {threads} is outside 1..{limits.THREADS_MAX}")
+    if args.server is not None:
+        if args.measure or args.threads is not None:
+            raise InputError("--server has its own costs; leave out --measure and --threads")
+        return asyncio.run(_server_costs(args, params)) or cost.model(params)
+    if args.measure:
+        table = measure_costs(params, threads)
+        cost_store.save(params, threads, table)
+        return table
+    return cost_store.load(params, threads) or cost.model(params)
+
+
+async def _server_costs(args: argparse.Namespace, params: Parameters) -> CostTable | None:
+    async with connect(args) as client:
+        return cost_store.from_proto((await client.info()).costs, params)
 
 
 def job_of(args: argparse.Namespace) -> JobSpec:
@@ -118,12 +152,17 @@ def job_of(args: argparse.Namespace) -> JobSpec:
         batch_size=samples if args.batch_size is None else min(args.batch_size, samples),
         epochs_max=args.epochs,
         nesterov=not args.no_momentum,
-        method=args.method,
+        method=args.method or _method(classes, args.logits_max),
         logits_max=args.logits_max,
         softmax=fitted(SoftmaxSpec(), classes) if classes > 1 else SoftmaxSpec(),
     )
     job.check()
     return job
+
+
+def _method(classes: int, logits_max: float) -> str:
+    """What a training on the native engine would take; any for a job that is wrong, whose check says why."""
+    return method_for(classes, logits_max, phases=True) if classes > 1 else METHODS[0]
 
 
 def report(job: JobSpec, table: CostTable) -> Report:

@@ -39,6 +39,7 @@ _LOG2_DIMENSION: Final = 16
 _OVERHEAD_S: Final = 2e-5
 LEVELS_PER_OPERATION_MAX: Final = 64
 SECONDS_MAX: Final = 1e5
+SOURCE_CHARS_MAX: Final = 200
 
 Counts = Mapping[tuple[str, int], int]
 
@@ -56,13 +57,17 @@ class CostTable:
     points: Mapping[str, Mapping[float, float]]
 
     def __post_init__(self) -> None:
-        if missing := set(OPERATIONS) - set(self.points):
-            raise InputError(f"a cost table lacks {', '.join(sorted(missing))}")
+        if not 1 <= len(self.source) <= SOURCE_CHARS_MAX or not self.source.isprintable():
+            raise InputError(f"a cost table's source has 1 to {SOURCE_CHARS_MAX} printable characters")
+        if set(OPERATIONS) != set(self.points):
+            raise InputError(f"a cost table does not have the operations {', '.join(OPERATIONS)}")
         for name, measured in self.points.items():
             if not 1 <= len(measured) <= LEVELS_PER_OPERATION_MAX:
                 raise InputError(f"a cost table has {len(measured)} levels of {name[:40]!r}")
             for level, value in measured.items():
-                if level < 0 or not (math.isfinite(value) and 0.0 <= value <= SECONDS_MAX):
+                if not 0 <= level <= LEVELS_PER_OPERATION_MAX or not (
+                    math.isfinite(value) and 0.0 <= value <= SECONDS_MAX
+                ):
                     raise InputError(f"a cost table says {value} s for {name[:40]!r} at level {level}")
 
     def of(self, name: str, level: int) -> float:

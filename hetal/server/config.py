@@ -156,8 +156,8 @@ class ServerConfig:
             raise InputError(f"worker restarts = {self.worker_restarts} is outside 0..1000")
         if self.retention_s is not None and not self.retention_s >= 0:
             raise InputError(f"a retention of {self.retention_s} s is negative")
-        if self.threads is not None and not 1 <= self.threads <= 1_024:
-            raise InputError(f"threads = {self.threads} is outside 1..1024")
+        if self.threads is not None and not 1 <= self.threads <= limits.THREADS_MAX:
+            raise InputError(f"threads = {self.threads} is outside 1..{limits.THREADS_MAX}")
         for name in (*self.operators, *self.blocked):
             if not name.startswith(("cn:", "uri:", FINGERPRINT)) and name != LOCAL:
                 raise InputError(f"{name!r} is no identity; there are cn:NAME, uri:URI, sha256:FINGERPRINT and {LOCAL}")

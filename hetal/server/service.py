@@ -22,6 +22,8 @@ from hetal.errors import (
     StateError,
     UnknownBlobError,
 )
+from hetal.kernels import cost_store
+from hetal.processor import core_count
 from hetal.protocol.job import MODEL, PROTOCOL_VERSION, logits_blob
 from hetal.protocol.messages import (
     Continue,
@@ -77,7 +79,18 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
             chunk_bytes=limits.CHUNK_BYTES,
             blob_bytes_max=limits.BLOB_BYTES_MAX,
             job_bytes_max=limits.JOB_BYTES_MAX,
+            costs=await in_thread(self._costs, allowed) if self._measured else [],
         )
+
+    @property
+    def _measured(self) -> bool:
+        """Whether tables of this machine's processor tell what its workers take."""
+        return self._config.backend == "native" and self._config.chosen_devices() == ("cpu",)
+
+    def _costs(self, presets: list[str]) -> list[pb.CostTable]:
+        threads = self._config.threads or core_count()
+        tables = ((preset(name), cost_store.load(preset(name), threads)) for name in presets)
+        return [cost_store.to_proto(params, table) for params, table in tables if table is not None]
 
     async def GetShares(self, request: pb.GetSharesRequest, context: Any) -> pb.Shares:
         owner = caller().owner

@@ -21,6 +21,11 @@ from hetal.protocol.job import METHODS, JobSpec
 SHAPES = ("--samples", "300", "--validation-samples", "50", "--features", "20", "--classes", "3", "--batch-size", "128")
 
 
+@pytest.fixture(autouse=True)
+def no_measured_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETAL_COST_CACHE", str(tmp_path / "costs"))
+
+
 def planned(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
     assert main(["plan", "--preset", "insecure-test", *options, "--json"]) == 0
     result: dict[str, Any] = json.loads(capsys.readouterr().out)
