@@ -145,7 +145,7 @@ class SoftmaxParameters(_message.Message):
     def __init__(self, comparison_g: _Optional[int] = ..., comparison_f: _Optional[int] = ..., extensions: _Optional[int] = ..., base_range: _Optional[float] = ..., extension_factor: _Optional[float] = ..., squarings: _Optional[int] = ..., inverse_range: _Optional[float] = ..., inverse_iterations: _Optional[int] = ...) -> None: ...
 
 class Manifest(_message.Message):
-    __slots__ = ("parameters", "train_samples", "validation_samples", "features", "classes", "batch_size", "epochs_max", "patience", "learning_rate", "nesterov", "weight_bound", "softmax", "parameter_digest", "key_tag", "name", "blobs", "method", "logits_max", "adaptive_range")
+    __slots__ = ("parameters", "train_samples", "validation_samples", "features", "classes", "batch_size", "epochs_max", "patience", "learning_rate", "nesterov", "weight_bound", "softmax", "parameter_digest", "key_tag", "name", "blobs", "method", "logits_max", "adaptive_range", "prune_keep", "prune_after")
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TRAIN_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     VALIDATION_SAMPLES_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +165,8 @@ class Manifest(_message.Message):
     METHOD_FIELD_NUMBER: _ClassVar[int]
     LOGITS_MAX_FIELD_NUMBER: _ClassVar[int]
     ADAPTIVE_RANGE_FIELD_NUMBER: _ClassVar[int]
+    PRUNE_KEEP_FIELD_NUMBER: _ClassVar[int]
+    PRUNE_AFTER_FIELD_NUMBER: _ClassVar[int]
     parameters: CkksParameters
     train_samples: int
     validation_samples: int
@@ -184,7 +186,9 @@ class Manifest(_message.Message):
     method: str
     logits_max: float
     adaptive_range: bool
-    def __init__(self, parameters: _Optional[_Union[CkksParameters, _Mapping]] = ..., train_samples: _Optional[int] = ..., validation_samples: _Optional[int] = ..., features: _Optional[int] = ..., classes: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs_max: _Optional[int] = ..., patience: _Optional[int] = ..., learning_rate: _Optional[float] = ..., nesterov: _Optional[bool] = ..., weight_bound: _Optional[float] = ..., softmax: _Optional[_Union[SoftmaxParameters, _Mapping]] = ..., parameter_digest: _Optional[bytes] = ..., key_tag: _Optional[str] = ..., name: _Optional[str] = ..., blobs: _Optional[_Iterable[_Union[BlobSpec, _Mapping]]] = ..., method: _Optional[str] = ..., logits_max: _Optional[float] = ..., adaptive_range: _Optional[bool] = ...) -> None: ...
+    prune_keep: float
+    prune_after: int
+    def __init__(self, parameters: _Optional[_Union[CkksParameters, _Mapping]] = ..., train_samples: _Optional[int] = ..., validation_samples: _Optional[int] = ..., features: _Optional[int] = ..., classes: _Optional[int] = ..., batch_size: _Optional[int] = ..., epochs_max: _Optional[int] = ..., patience: _Optional[int] = ..., learning_rate: _Optional[float] = ..., nesterov: _Optional[bool] = ..., weight_bound: _Optional[float] = ..., softmax: _Optional[_Union[SoftmaxParameters, _Mapping]] = ..., parameter_digest: _Optional[bytes] = ..., key_tag: _Optional[str] = ..., name: _Optional[str] = ..., blobs: _Optional[_Iterable[_Union[BlobSpec, _Mapping]]] = ..., method: _Optional[str] = ..., logits_max: _Optional[float] = ..., adaptive_range: _Optional[bool] = ..., prune_keep: _Optional[float] = ..., prune_after: _Optional[int] = ...) -> None: ...
 
 class BlobSpec(_message.Message):
     __slots__ = ("name", "bytes_max")
@@ -312,14 +316,16 @@ class Attach(_message.Message):
     def __init__(self, session: _Optional[str] = ...) -> None: ...
 
 class Continue(_message.Message):
-    __slots__ = ("epoch", "best", "logits_max")
+    __slots__ = ("epoch", "best", "logits_max", "kept")
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     BEST_FIELD_NUMBER: _ClassVar[int]
     LOGITS_MAX_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
     epoch: int
     best: bool
     logits_max: float
-    def __init__(self, epoch: _Optional[int] = ..., best: _Optional[bool] = ..., logits_max: _Optional[float] = ...) -> None: ...
+    kept: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, epoch: _Optional[int] = ..., best: _Optional[bool] = ..., logits_max: _Optional[float] = ..., kept: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Stop(_message.Message):
     __slots__ = ("epoch", "best")

@@ -85,6 +85,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--softmax-extensions", type=int, metavar="N", help="method hetal: logits may reach 4 * 2^N (default 5: 128)"
     )
+    group.add_argument(
+        "--prune-keep", type=float, default=1.0, metavar="F", help="go on with this share of the mini-batches (all: 1)"
+    )
+    group.add_argument("--prune-after", type=int, default=1, metavar="N", help="epochs on all of them (default 1)")
     group.add_argument("--seed", type=int, default=0, metavar="N", help="of the split and the batch order")
 
 
@@ -103,6 +107,8 @@ def training_options(args: argparse.Namespace) -> dict[str, Any]:
         "adaptive_range": args.adaptive_range,
         "weight_bound": args.weight_bound,
         "softmax": None if args.softmax_extensions is None else SoftmaxSpec(extensions=args.softmax_extensions),
+        "prune_keep": args.prune_keep,
+        "prune_after": args.prune_after,
         "seed": args.seed,
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,6 +55,19 @@ class Encryptor:
         """(samples, classes) from the server's encrypted logits, up to what those of a sample have in common."""
         circuit = self.plan.circuit
         return circuit.unpack_logits(self._open(blob, circuit.logits_count(samples), "logits"), samples)
+
+    def logits_and_scores(self, blob: bytes) -> tuple[Array, list[Array]]:
+        """The validation logits of the epoch that is scored, and the scores (rows,) of each mini-batch."""
+        job, circuit = self.job, self.plan.circuit
+        counts = [circuit.labels_count(job.batch_rows(batch)) for batch in range(job.batches)]
+        logits_count = circuit.logits_count(job.validation_samples)
+        vectors = self._open(blob, logits_count + sum(counts), "logits and scores")
+        ends = np.cumsum([logits_count, *counts])
+        scores = [
+            circuit.unpack_scores(vectors[start:end], job.batch_rows(batch))
+            for batch, (start, end) in enumerate(pairwise(ends))
+        ]
+        return circuit.unpack_logits(vectors[:logits_count], job.validation_samples), scores
 
     def weights(self, blob: bytes, initial: Array | None = None) -> Array:
         """(classes, features + 1) from the server's encrypted classifier.

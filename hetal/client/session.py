@@ -40,7 +40,7 @@ from hetal.errors import (
     VersionError,
     from_code,
 )
-from hetal.kernels.clear import cross_entropy, half_spread
+from hetal.kernels.clear import cross_entropy, half_spread, hardest
 from hetal.kernels.plan import SOFTMAX_ERROR, method_for, plan
 from hetal.kernels.softmax import fitted
 from hetal.protocol.client_machine import ClientJob
@@ -95,12 +95,14 @@ class History:
     """Validation loss and accuracy after each epoch, from decrypted logits.
 
     Attributes:
+        kept: mini-batches that the training went on with; empty where none was pruned.
         warning: why the training ended early, where that was not for lack of progress.
     """
 
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
     best_epoch: int = 0
+    kept: tuple[int, ...] = ()
     warning: str = ""
 
     @property
@@ -201,6 +203,8 @@ class Client:
         adaptive_range: bool = False,
         weight_bound: float = 16.0,
         softmax: SoftmaxSpec | None = None,
+        prune_keep: float = 1.0,
+        prune_after: int = 1,
         standardize: bool = True,
         seed: int = 0,
         initial: Model | None = None,
@@ -221,6 +225,8 @@ class Client:
             adaptive_range: tell the server with each answer in which of four ranges the validation logits lie: smaller
                 errors of the softmax for two bits an epoch (SECURITY.md).
             weight_bound, softmax: of HETAL's method.
+            prune_keep: train on this share of the mini-batches alone after epoch ``prune_after``, on those with the
+                largest errors; the server learns which (SECURITY.md).
             initial: start from this model's weights; its standardisation should be that of this data.
             keep_keys: write the key pair there, for later encrypted predictions or to resume; else it dies with the
             process.
@@ -248,6 +254,8 @@ class Client:
             adaptive_range=adaptive_range,
             weight_bound=weight_bound,
             softmax=softmax,
+            prune_keep=prune_keep,
+            prune_after=prune_after,
         )
         run = _Run(self._transport, spec, data, (x, x_val), progress or (lambda _: None))
         return await run.execute(initial, name, keep_keys, passphrase)
@@ -342,6 +350,8 @@ def job_spec(
     adaptive_range: bool = False,
     weight_bound: float = 16.0,
     softmax: SoftmaxSpec | None = None,
+    prune_keep: float = 1.0,
+    prune_after: int = 1,
 ) -> JobSpec:
     """The checked public description of a training on prepared data.
 
@@ -364,6 +374,8 @@ def job_spec(
         adaptive_range=adaptive_range,
         weight_bound=weight_bound,
         softmax=fitted(softmax or SoftmaxSpec(), len(data.labels.values)),
+        prune_keep=prune_keep,
+        prune_after=prune_after,
     )
     spec.check()
     return spec
@@ -580,8 +592,12 @@ class _Run:
         return await self.transport.retried(attempt, lambda: heard, (ConnectionFailedError, AlreadyAttachedError))
 
     async def _judge(self, encryptor: Encryptor, stopping: EarlyStopping, epoch: int, data: bytes) -> Decision:
+        scores: list[Array] = []
         try:
-            logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
+            if self.spec.prunes and epoch == self.spec.prune_after:
+                logits, scores = await asyncio.to_thread(encryptor.logits_and_scores, data)
+            else:
+                logits = await asyncio.to_thread(encryptor.logits, data, len(self.data.x_val))
             self._check_range(logits, epoch)
         except DivergedError as error:
             if not stopping.best_epoch:
@@ -594,6 +610,9 @@ class _Run:
         decision = stopping.update(loss)
         if self.spec.adaptive_range and not decision.stop:
             decision = replace(decision, logits_max=adapted_range(half_spread(logits), self.spec.logits_max))
+        if scores and not decision.stop:
+            kept = hardest([float(batch.mean()) for batch in scores], self.spec.batches_kept)
+            decision, self.history.kept = replace(decision, kept=kept), kept
         self.logits.append(logits)
         self.history.losses.append(loss)
         self.history.accuracies.append(accuracy)
@@ -636,6 +655,7 @@ def _request(job_id: str, session: str, effect: SendAttach | SendContinue | Send
         answer.epoch, answer.best = effect.epoch, effect.best
         if isinstance(effect, SendContinue):
             getattr(request, "continue").logits_max = effect.logits_max
+            getattr(request, "continue").kept.extend(effect.kept)
     return request
 
 

@@ -99,6 +99,9 @@ class Circuit(ABC):
         """The state before the first iteration."""
 
     @abstractmethod
+    def unpack_scores(self, vectors: Sequence[Array], rows: int) -> Array:
+        """(rows,) from the scores of :meth:`advance`."""
+
     def iterate(
         self,
         ev: Evaluator,
@@ -118,6 +121,22 @@ class Circuit(ABC):
             rows: samples in the batch.
             logits_max: range of the logits in this iteration, within the job's; where it can be chosen.
         """
+        return self.advance(ev, state, x, y, step=step, rows=rows, logits_max=logits_max, scored=False)[0]
+
+    @abstractmethod
+    def advance(
+        self,
+        ev: Evaluator,
+        state: Sequence[Ciphertext],
+        x: Sequence[Ciphertext],
+        y: Sequence[Ciphertext],
+        *,
+        step: int,
+        rows: int,
+        logits_max: float | None = None,
+        scored: bool,
+    ) -> tuple[list[Ciphertext], list[Ciphertext]]:
+        """What :meth:`iterate` gives, and where ``scored`` the samples' scores, one ciphertext per one of labels."""
 
     @abstractmethod
     def classifier(self, ev: Evaluator, state: Sequence[Ciphertext], steps: int) -> list[Ciphertext]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ class ClearResult:
         weights: (classes, features + 1), bias last, of the best epoch.
         losses, accuracies: on the validation set, one per epoch.
         largest_logit: magnitude, over all batches and validations.
+        kept: mini-batches that were gone on with; empty where none was pruned.
+        steps: iterations run.
     """
 
     weights: Array
@@ -31,6 +34,8 @@ class ClearResult:
     epochs: int = 0
     best_epoch: int = 0
     largest_logit: float = 0.0
+    kept: tuple[int, ...] = ()
+    steps: int = 0
 
 
 def exact_softmax(logits: Array) -> Array:
@@ -51,13 +56,21 @@ def half_spread(logits: Array) -> float:
     return float((logits.max(axis=1) - logits.min(axis=1)).max()) / 2.0
 
 
+def hardest(means: Sequence[float], count: int) -> tuple[int, ...]:
+    """The ``count`` mini-batches of the largest mean scores, in ascending order."""
+    return tuple(sorted(np.argsort(-np.asarray(means), kind="stable")[:count].tolist()))
+
+
 def with_bias(x: Array) -> Array:
     """Features with the bias column, constant 1, appended."""
     return np.hstack([x, np.ones((len(x), 1))])
 
 
 def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) -> ClearResult:
-    """Train on preprocessed features (samples, features) and labels in 0..classes-1, in the given row order."""
+    """Train on preprocessed features (samples, features) and labels in 0..classes-1, in the given row order.
+
+    Where the job prunes, exact scores choose the mini-batches to keep.
+    """
     xb, vb = with_bias(x), with_bias(x_val)
     onehot = np.eye(job.classes)[y]
     weights: Array = np.zeros((job.classes, job.columns))
@@ -67,11 +80,14 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
     beta = hetal_momentum if job.method == "hetal" else momentum
     step = 0
     while True:
-        for batch in range(job.batches):
+        means: list[float] = []
+        for batch in result.kept or range(job.batches):
             rows = slice(batch * job.batch_size, batch * job.batch_size + job.batch_rows(batch))
             logits = xb[rows] @ lookahead.T
             result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
-            gradient = (exact_softmax(logits) - onehot[rows]).T @ xb[rows] / job.batch_rows(batch)
+            residual = exact_softmax(logits) - onehot[rows]
+            means.append(float((residual**2).sum(axis=1).mean()))
+            gradient = residual.T @ xb[rows] / job.batch_rows(batch)
             new: Array = lookahead - job.learning_rate * gradient
             lookahead = new + (beta(step) if job.nesterov else 0.0) * (new - weights)
             weights = new
@@ -80,9 +96,11 @@ def train_clear(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels) 
         result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
         result.losses.append(cross_entropy(logits, y_val))
         result.accuracies.append(float((logits.argmax(axis=1) == y_val).mean()))
-        result.epochs += 1
+        result.epochs, result.steps = result.epochs + 1, step
         decision = stopping.update(result.losses[-1])
         if decision.best:
             result.weights, result.best_epoch = weights, result.epochs
         if decision.stop:
             return result
+        if job.prunes and result.epochs == job.prune_after:
+            result.kept = hardest(means, job.batches_kept)

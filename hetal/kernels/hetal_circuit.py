@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from hetal.kernels import pruning
 from hetal.kernels.circuit import Array, Circuit, InputLevels
 from hetal.kernels.clear import Labels
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, Vector
@@ -100,7 +101,7 @@ class HetalCircuit(Circuit):
     def begin(self, ev: Evaluator, weights: Sequence[Ciphertext]) -> list[Ciphertext]:
         return [*weights, *weights] if self.job.nesterov else list(weights)
 
-    def iterate(
+    def advance(
         self,
         ev: Evaluator,
         state: Sequence[Ciphertext],
@@ -110,7 +111,8 @@ class HetalCircuit(Circuit):
         step: int,
         rows: int,
         logits_max: float | None = None,
-    ) -> list[Ciphertext]:
+        scored: bool,
+    ) -> tuple[list[Ciphertext], list[Ciphertext]]:
         """Checkpoints: ``logits``, those of the softmax, ``residual``, ``weights``, ``lookahead``."""
         job, layout = self.job, self.layout
         ev.schedule = self.schedule
@@ -126,6 +128,8 @@ class HetalCircuit(Circuit):
             logits = self.evaluate(ev, lookahead, x, rows)
         with ev.stage("softmax"):
             residuals = ev.map(residual, list(zip(logits, y, strict=True)))
+        with ev.stage("scores"):
+            scores = [self._scores(ev, residual) for residual in residuals] if scored else []
         rate, padded = job.learning_rate / rows, job.padded_classes
         with ev.stage("backward"):
             gradient = diag_atb(ev, residuals, blocks, layout, padded, scale=rate, valid_classes=job.classes)
@@ -141,7 +145,15 @@ class HetalCircuit(Circuit):
         with ev.stage("update"):
             columns = ev.map(update, list(zip(weights, lookahead, gradient, strict=True)))
         moved = [ahead for _, ahead in columns]
-        return [*(new for new, _ in columns), *moved] if job.nesterov else moved
+        return ([*(new for new, _ in columns), *moved] if job.nesterov else moved), scores
+
+    def _scores(self, ev: Evaluator, residual: Ciphertext) -> Ciphertext:
+        present = np.arange(self.job.padded_classes) < self.job.classes
+        (mask,) = self.layout.pack_tiled_columns(np.tile(present.astype(float), (self.layout.rows, 1)))
+        return pruning.scores(ev, residual, mask, self.job.classes, 1.0)
+
+    def unpack_scores(self, vectors: Sequence[Array], rows: int) -> Array:
+        return self.layout.unpack_tiled_columns(vectors, (rows, self.job.padded_classes))[:, 0] / pruning.SCORE_SHARE
 
     def classifier(self, ev: Evaluator, state: Sequence[Ciphertext], steps: int) -> list[Ciphertext]:
         return [ev.drop(ct, self.levels.validation) for ct in state[: self._columns]]

@@ -143,9 +143,12 @@ def plan_of(circuit: Circuit) -> Plan:
         ev.counts.clear()
         ev.stages.clear()
         x, y = fresh(circuit.features_count(rows), levels.features), fresh(circuit.labels_count(rows), levels.labels)
-        state = circuit.iterate(ev, state, x, y, step=step, rows=rows)
+        after = circuit.iterate(ev, state, x, y, step=step, rows=rows)
         counts = ev.counts.copy()
         stages = {name: stage.counts for name, stage in ev.stages.items()}
+        if job.prunes:
+            circuit.advance(ev, state, x, y, step=step, rows=rows, scored=True)
+        state = after
     ev.counts.clear()
     evaluate(circuit.classifier(ev, state, STEADY_STEP))
     validation = ev.counts.copy()

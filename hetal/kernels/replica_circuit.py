@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from hetal.kernels import products
+from hetal.kernels import products, pruning
 from hetal.kernels.circuit import Array, Circuit, InputLevels
 from hetal.kernels.clear import Labels
 from hetal.kernels.evaluator import Ciphertext, Evaluator, Refresh, Vector
@@ -94,6 +94,14 @@ class ReplicaCircuit(Circuit):
         ]
         return self._of_classes(2.0 * self.job.logit_range * np.concatenate(chunks))
 
+    def unpack_scores(self, vectors: Sequence[Array], rows: int) -> Array:
+        size = self.layout.samples
+        chunks = [
+            self.layout.sections.unpack(vector, min(size, rows - index * size))[:, 0]
+            for index, vector in enumerate(vectors)
+        ]
+        return np.asarray(np.concatenate(chunks) / pruning.SCORE_SHARE)
+
     def unpack_classifier(self, vectors: Sequence[Array]) -> Array:
         half = len(vectors) // 2
         compacts = [real + 1j * imaginary for real, imaginary in zip(vectors[:half], vectors[half:], strict=True)]
@@ -141,7 +149,7 @@ class ReplicaCircuit(Circuit):
         # S_0 is 0, and public.
         return [*weights, *(ev.sub(ct, ct) for ct in weights)] if self.job.nesterov else list(weights)
 
-    def iterate(
+    def advance(
         self,
         ev: Evaluator,
         state: Sequence[Ciphertext],
@@ -151,7 +159,8 @@ class ReplicaCircuit(Circuit):
         step: int,
         rows: int,
         logits_max: float | None = None,
-    ) -> list[Ciphertext]:
+        scored: bool,
+    ) -> tuple[list[Ciphertext], list[Ciphertext]]:
         job, layout = self.job, self.layout
         z, s = state[: layout.compacts], state[layout.compacts :]
         factor, after = (weight(step), total(step + 1)) if s else (1, 1)
@@ -162,6 +171,8 @@ class ReplicaCircuit(Circuit):
         rate = job.learning_rate * after / factor * (2.0 if self._difference else 1.0)
         residual_gain = rate / (rows * layout.backward_gain)
         chunks = list(_chunks(layout, x, rows))
+
+        scores: list[Ciphertext] = []
 
         def spread(item: tuple[list[list[Ciphertext]], Ciphertext]) -> list[list[Ciphertext]]:
             features, labels = item
@@ -178,6 +189,9 @@ class ReplicaCircuit(Circuit):
                     output_gain=residual_gain,
                     logits_max=logits_max,
                 )
+            if scored:
+                with ev.stage("scores"):
+                    scores.append(self._scores(ev, residual, residual_gain))
             with ev.stage("spread"):
                 return products.spread(ev, residual, layout, len(features))
 
@@ -185,7 +199,15 @@ class ReplicaCircuit(Circuit):
         with ev.stage("backward"):
             gradient = products.backward(ev, spreads, chunks, layout)
         z = [ev.sub(ct, change) for ct, change in zip(z, gradient, strict=True)]
-        return [*z, *(ev.add(b, ev.mul_integer(a, factor)) for a, b in zip(z, s, strict=True))] if s else z
+        sums = [ev.add(b, ev.mul_integer(a, factor)) for a, b in zip(z, s, strict=True)] if s else []
+        return [*z, *sums], scores
+
+    def _scores(self, ev: Evaluator, residual: Ciphertext, gain: float) -> Ciphertext:
+        sections = self.layout.sections
+        # The residuals of two classes are each other's negative, and one of them is there.
+        weight = 2.0**0.5 if self._difference else 1.0
+        mask = sections.mask(np.full(sections.classes, weight))
+        return pruning.scores(ev, residual, mask, sections.classes, gain)
 
     def classifier(self, ev: Evaluator, state: Sequence[Ciphertext], steps: int) -> list[Ciphertext]:
         """Real parts, then imaginary ones: the client's decryption takes real slots alone."""

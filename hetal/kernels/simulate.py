@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hetal.kernels.backends.plain import Noise, PlainEvaluator
-from hetal.kernels.clear import Array, ClearResult, Labels, cross_entropy, half_spread, with_bias
+from hetal.kernels.clear import Array, ClearResult, Labels, cross_entropy, half_spread, hardest, with_bias
 from hetal.kernels.evaluator import Ciphertext, Vector, level_model
 from hetal.kernels.plan import plan
 from hetal.protocol.early_stopping import EarlyStopping, adapted_range
@@ -34,23 +34,31 @@ def simulate(job: JobSpec, x: Array, y: Labels, x_val: Array, y_val: Labels, noi
     stopping = EarlyStopping(job.patience, job.epochs_max)
     step, logits_max = 0, job.logits_max
     while True:
-        for batch in range(job.batches):
+        means: list[float] = []
+        scored = job.prunes and result.epochs + 1 == job.prune_after
+        for batch in result.kept or range(job.batches):
             count = job.batch_rows(batch)
             rows = slice(batch * job.batch_size, batch * job.batch_size + count)
             features = encrypted(circuit.pack_features(xb[rows]), levels.features)
             labels = encrypted(circuit.pack_labels(y[rows]), levels.labels)
-            state = circuit.iterate(ev, state, features, labels, step=step, rows=count, logits_max=logits_max)
+            state, scores = circuit.advance(
+                ev, state, features, labels, step=step, rows=count, logits_max=logits_max, scored=scored
+            )
+            if scored:
+                means.append(float(circuit.unpack_scores(opened(scores), count).mean()))
             step += 1
         classifier = circuit.classifier(ev, state, step)
         logits = circuit.unpack_logits(opened(circuit.evaluate(ev, classifier, validation, len(vb))), len(vb))
         result.largest_logit = max(result.largest_logit, float(np.abs(logits).max()))
         result.losses.append(cross_entropy(logits, y_val))
         result.accuracies.append(float((logits.argmax(axis=1) == y_val).mean()))
-        result.epochs += 1
+        result.epochs, result.steps = result.epochs + 1, step
         decision = stopping.update(result.losses[-1])
         if decision.best:
             result.weights, result.best_epoch = circuit.unpack_classifier(opened(classifier)), result.epochs
         if decision.stop:
             return result
+        if scored:
+            result.kept = hardest(means, job.batches_kept)
         if job.adaptive_range and (named := adapted_range(half_spread(logits), job.logits_max)):
             logits_max = named

@@ -122,4 +122,4 @@ class ClientJob:
 def _answer(epoch: int, decision: Decision) -> ClientEffect:
     if decision.stop:
         return SendStop(epoch, decision.best)
-    return SendContinue(epoch, decision.best, decision.logits_max)
+    return SendContinue(epoch, decision.best, decision.logits_max, decision.kept)

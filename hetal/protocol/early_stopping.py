@@ -31,11 +31,13 @@ class Decision:
         stop: train no further epoch.
         best: this epoch has the lowest loss so far.
         logits_max: range of the logits from here on; 0 where it stays.
+        kept: mini-batches to go on with, in ascending order; empty where they stay.
     """
 
     stop: bool
     best: bool
     logits_max: float = 0.0
+    kept: tuple[int, ...] = ()
 
 
 class EarlyStopping:

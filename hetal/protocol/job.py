@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from hetal import limits
 from hetal.ckks.parameters import Parameters
@@ -96,6 +98,8 @@ class JobSpec:
         weight_bound: of HETAL's method: largest magnitude a weight may reach; weights are scaled by it where they are
             bootstrapped.
         softmax: of HETAL's method.
+        prune_keep: share of the mini-batches that training goes on with after epoch ``prune_after``; 1 for all, without
+            any scores.
     """
 
     parameters: Parameters
@@ -113,6 +117,8 @@ class JobSpec:
     adaptive_range: bool = False
     weight_bound: float = 16.0
     softmax: SoftmaxSpec = field(default_factory=SoftmaxSpec)
+    prune_keep: float = 1.0
+    prune_after: int = 1
 
     @property
     def logit_range(self) -> float:
@@ -137,6 +143,30 @@ class JobSpec:
     def batch_rows(self, batch: int) -> int:
         """Samples of mini-batch ``batch``."""
         return min(self.batch_size, self.train_samples - batch * self.batch_size)
+
+    @property
+    def prunes(self) -> bool:
+        return self.prune_keep < 1.0
+
+    @property
+    def batches_kept(self) -> int:
+        """Mini-batches of an epoch after ``prune_after``."""
+        return max(1, round(self.prune_keep * self.batches))
+
+    @property
+    def iterations_max(self) -> int:
+        """Of the whole training, should it last all epochs."""
+        if not self.prunes:
+            return self.batches * self.epochs_max
+        return self.batches * self.prune_after + self.batches_kept * (self.epochs_max - self.prune_after)
+
+    def check_kept(self, epoch: int, kept: Sequence[int]) -> None:
+        """Raise an :class:`InputError` where the answer to an epoch may not, or must, name these mini-batches."""
+        due = self.batches_kept if self.prunes and epoch == self.prune_after else 0
+        if len(kept) != due:
+            raise InputError(f"the answer to epoch {epoch} keeps {len(kept)} mini-batches; {due} are due")
+        if any(a >= b for a, b in pairwise(kept)) or any(not 0 <= b < self.batches for b in kept):
+            raise InputError(f"mini-batches to keep are in ascending order, of 0..{self.batches - 1}")
 
     def check_range(self, answered: float) -> None:
         """Raise an :class:`InputError` where an answer may not name this range; 0 names none."""
@@ -177,6 +207,15 @@ class JobSpec:
             raise QuotaError(
                 f"{self.batches} mini-batches; at most {limits.BLOBS_PER_JOB_MAX // 4}: raise the batch size"
             )
+        if not 0.0 < self.prune_keep <= 1.0:
+            raise InputError(f"prune_keep = {self.prune_keep} is outside (0, 1]")
+        if self.prunes and self.batches_kept == self.batches:
+            raise InputError(
+                f"of {self.batches} mini-batches a share of {self.prune_keep} is all",
+                hint="Pruning leaves out whole mini-batches: choose a smaller batch size or share.",
+            )
+        if self.prunes and not 1 <= self.prune_after < self.epochs_max:
+            raise InputError(f"prune_after = {self.prune_after} is outside 1..{self.epochs_max - 1}")
         if self.padded_classes * 2 > self.parameters.slots:
             raise LayoutError(f"{self.classes} classes do not fit the {self.parameters.slots} slots of the preset")
         self.softmax.check()

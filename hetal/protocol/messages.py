@@ -88,6 +88,7 @@ class Continue:
     epoch: int
     best: bool
     logits_max: float = 0.0
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +205,7 @@ class StartWorker:
 class WorkerContinue:
     epoch: int
     logits_max: float = 0.0
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +300,7 @@ class SendContinue:
     epoch: int
     best: bool
     logits_max: float = 0.0
+    kept: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

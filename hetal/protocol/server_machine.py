@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 from hetal import limits
 from hetal.errors import (
@@ -104,7 +104,7 @@ class Snapshot:
                 state=State(values["state"]),
                 epoch=int(values["epoch"]),
                 best_epoch=int(values["best_epoch"]),
-                decisions={int(epoch): Decision(**d) for epoch, d in values["decisions"].items()},
+                decisions={int(epoch): _decision(d) for epoch, d in values["decisions"].items()},
                 logits=_blob_ref(values["logits"]),
                 model=_blob_ref(values["model"]),
                 best_model=_blob_ref(values["best_model"]),
@@ -167,6 +167,11 @@ class ServerJob:
         """By epoch: the range that its answer named."""
         decisions = self.snapshot.decisions
         return {epoch: decision.logits_max for epoch, decision in decisions.items() if decision.logits_max}
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The mini-batches that an answer chose to go on with; empty where none did."""
+        return next((decision.kept for decision in self.snapshot.decisions.values() if decision.kept), ())
 
     def handle(self, message: ServerMessage) -> list[ServerEffect]:
         """Effects to carry out in order.
@@ -260,8 +265,8 @@ class ServerJob:
 
     def _answer(self, message: Continue | Stop) -> list[ServerEffect]:
         snap = self.snapshot
-        logits_max = message.logits_max if isinstance(message, Continue) else 0.0
-        decision = Decision(isinstance(message, Stop), message.best, logits_max)
+        logits_max, kept = (message.logits_max, message.kept) if isinstance(message, Continue) else (0.0, ())
+        decision = Decision(isinstance(message, Stop), message.best, logits_max, kept)
         known = snap.decisions.get(message.epoch)
         if known is not None:
             if known != decision:
@@ -284,7 +289,7 @@ class ServerJob:
             return [Persist(), StopClientTimer(), *self._stop_worker(), keep, *self._close(self._finished())]
         if self.worker:
             snap.state = State.TRAINING
-            return [Persist(), StopClientTimer(), keep, WorkerContinue(message.epoch, logits_max)]
+            return [Persist(), StopClientTimer(), keep, WorkerContinue(message.epoch, logits_max, kept)]
         snap.state = State.QUEUED
         return [Persist(), StopClientTimer(), keep, Enqueue(), Emit(message.client, Queued())]
 
@@ -415,6 +420,10 @@ class ServerJob:
 
     def _illegal(self, message: ServerMessage) -> StateError:
         return StateError(f"{type(message).__name__} is not allowed while the job is {self.state.value}")
+
+
+def _decision(values: dict[str, Any]) -> Decision:
+    return Decision(**{**values, "kept": tuple(values.get("kept", ()))})
 
 
 def _blob_ref(values: dict[str, str | int] | None) -> BlobRef | None:

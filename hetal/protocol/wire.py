@@ -90,6 +90,8 @@ def manifest_to_proto(job: JobSpec, *, key_tag: str, blobs: dict[str, int], name
         method=job.method,
         logits_max=job.logits_max,
         adaptive_range=job.adaptive_range,
+        prune_keep=job.prune_keep,
+        prune_after=job.prune_after,
         softmax=pb.SoftmaxParameters(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,
@@ -139,6 +141,9 @@ def manifest_from_proto(message: pb.Manifest, *, allow_insecure: bool) -> Checke
         method=message.method,
         logits_max=message.logits_max,
         adaptive_range=message.adaptive_range,
+        # Manifests from before there was pruning say nothing of it.
+        prune_keep=message.prune_keep or 1.0,
+        prune_after=message.prune_after or 1,
         softmax=SoftmaxSpec(
             comparison_g=soft.comparison_g,
             comparison_f=soft.comparison_f,

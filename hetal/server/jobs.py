@@ -359,10 +359,10 @@ class Jobs:
                 self._grant()
             case StartWorker(restarts):
                 await self._start_worker(job, restarts)
-            case WorkerContinue(epoch, logits_max):
+            case WorkerContinue(epoch, logits_max, kept):
                 failpoint("answer.taken")
                 if job.training is not None:
-                    await job.training.go_on(epoch, logits_max)
+                    await job.training.go_on(epoch, logits_max, kept)
             case StopWorker():
                 self._spawn(self._release(job))
             case Emit(client, emitted):
@@ -402,6 +402,7 @@ class Jobs:
             manifest=job.manifest,
             answered_epoch=job.machine.answered_epoch,
             ranges=job.machine.ranges,
+            kept=job.machine.kept,
             delay_s=_backoff_s(restarts),
             store=self._store,
             config=self._config,

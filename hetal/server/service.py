@@ -36,7 +36,6 @@ from hetal.protocol.messages import (
     Validation,
     WorkerProgress,
 )
-from hetal.protocol.wire import manifest_from_proto
 from hetal.server.config import ServerConfig
 from hetal.server.failpoints import failpoint
 from hetal.server.identity import caller
@@ -197,10 +196,11 @@ class HetalService(hetal_pb2_grpc.HetalServicer):
                 match request.WhichOneof("message"):
                     case "continue":
                         answer = getattr(request, "continue")
-                        if answer.logits_max:
-                            checked = manifest_from_proto(job.manifest, allow_insecure=True)
-                            checked.job.check_range(answer.logits_max)
-                        await self._jobs.dispatch(job, Continue(client, answer.epoch, answer.best, answer.logits_max))
+                        spec, kept = job.checked.job, tuple(answer.kept)
+                        spec.check_range(answer.logits_max)
+                        spec.check_kept(answer.epoch, kept)
+                        taken = Continue(client, answer.epoch, answer.best, answer.logits_max, kept)
+                        await self._jobs.dispatch(job, taken)
                     case "stop":
                         await self._jobs.dispatch(job, Stop(client, request.stop.epoch, request.stop.best))
                     case _:

@@ -42,6 +42,7 @@ class Training:
         manifest: pb.Manifest,
         answered_epoch: int,
         ranges: dict[int, float],
+        kept: tuple[int, ...],
         delay_s: float,
         store: Store,
         config: ServerConfig,
@@ -52,6 +53,7 @@ class Training:
         self._manifest = manifest
         self._answered_epoch = answered_epoch
         self._ranges = ranges
+        self._kept = kept
         self._delay_s = delay_s
         self._store = store
         self._config = config
@@ -108,10 +110,16 @@ class Training:
     def pid(self) -> int | None:
         return self._process.pid if self._process is not None else None
 
-    async def go_on(self, epoch: int, logits_max: float) -> None:
-        """Tell the worker that ``epoch`` is answered, and the range of the logits from there on; 0 for the same."""
+    async def go_on(self, epoch: int, logits_max: float, kept: tuple[int, ...]) -> None:
+        """Tell the worker that ``epoch`` is answered, with the range of the logits and the mini-batches from there on.
+
+        Args:
+            logits_max: 0 for the same.
+            kept: empty for the same.
+        """
         if self._process is not None:
-            await self._process.send({"command": "continue", "epoch": epoch, "logits_max": logits_max})
+            command = {"command": "continue", "epoch": epoch, "logits_max": logits_max, "kept": kept}
+            await self._process.send(command)
 
     async def stop(self) -> None:
         """Kill the worker; its memory is free when this returns."""
@@ -140,6 +148,7 @@ class Training:
             "results": str(self._store.files.results(self._job_id)),
             "answered_epoch": self._answered_epoch,
             "ranges": self._ranges,
+            "kept": self._kept,
             **worker_inputs(self._store, self._job_id, self._manifest),
         }
 

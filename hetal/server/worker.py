@@ -96,6 +96,7 @@ class Worker:
         results = Path(command["results"])
         answered = int(command["answered_epoch"])
         ranges = {int(epoch): float(value) for epoch, value in command["ranges"].items()}
+        trainer.kept = tuple(map(int, command["kept"]))
         checkpoints = Checkpoints(results)
         if not checkpoints.restore(trainer.restore):
             trainer.initialise()
@@ -104,16 +105,15 @@ class Worker:
             raise IntegrityError(f"the checkpoint is of epoch {trainer.epoch}, and epoch {answered} is answered")
         failpoint("train.restored")
 
-        iterations_max = job.batches * job.epochs_max
         seconds, saved_s = 0.0, time.monotonic()
         while True:
             if trainer.epoch > answered:
                 self._report_epoch(results, trainer.epoch)
-                answered = self._answer(trainer.epoch, ranges)
+                answered = self._answer(trainer, ranges)
                 continue
             named = [epoch for epoch in ranges if epoch <= trainer.epoch]
             trainer.logits_max = ranges[max(named)] if named else job.logits_max
-            self._progress("training", trainer, iterations_max, seconds)
+            self._progress("training", trainer, seconds)
             began = time.monotonic()
             self._busy = True
             failpoint("iteration.before")
@@ -122,7 +122,7 @@ class Worker:
             gc.collect()
             seconds = time.monotonic() - began
             if trainer.epoch > answered:
-                self._progress("validating", trainer, iterations_max, seconds)
+                self._progress("validating", trainer, seconds)
                 write_atomically(results / result_file(f"logits/{trainer.epoch:05d}"), trainer.validation_logits())
                 write_atomically(results / result_file(f"model/{trainer.epoch:05d}"), trainer.model())
                 failpoint("results.written")
@@ -145,22 +145,25 @@ class Worker:
         )
         failpoint("epoch.after")
 
-    def _answer(self, epoch: int, ranges: dict[int, float]) -> int:
+    def _answer(self, trainer: Trainer, ranges: dict[int, float]) -> int:
+        epoch = trainer.epoch
         for command in self._commands:
             if command["command"] == "continue" and command["epoch"] == epoch:
                 if command["logits_max"]:
                     ranges[epoch] = float(command["logits_max"])
+                if command["kept"]:
+                    trainer.kept = tuple(map(int, command["kept"]))
                 failpoint("answer.passed")
                 return epoch
         raise SystemExit(0)
 
-    def _progress(self, phase: str, trainer: Trainer, iterations_max: int, seconds: float) -> None:
+    def _progress(self, phase: str, trainer: Trainer, seconds: float) -> None:
         self._emit(
             "progress",
             phase=phase,
-            epoch=trainer.iterations_done // trainer.job.batches + (phase == "training"),
+            epoch=trainer.epoch + (phase == "training"),
             iteration=trainer.iterations_done,
-            iterations_max=iterations_max,
+            iterations_max=trainer.job.iterations_max,
             seconds_per_iteration=seconds,
         )
 

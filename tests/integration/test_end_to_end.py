@@ -133,6 +133,43 @@ async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> No
         assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
 
 
+@pytest.mark.parametrize("killed_at", [2, 5], ids=["among scores", "after pruning"])
+async def test_a_pruned_training_goes_on_with_the_hardest_batches_also_when_its_worker_dies(
+    address: str, killed_at: int
+) -> None:
+    killed = []
+
+    def kill_once(step: Progress) -> None:
+        if step.phase == "training" and step.done == killed_at and not killed:
+            for process in psutil.Process().children(recursive=True):
+                if "hetal.server.worker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+
+    async with Client(address) as client:
+        job = await client.train(
+            DATA.x_train,
+            DATA.y_train,
+            DATA.x_val,
+            DATA.y_val,
+            epochs=3,
+            batch_size=32,
+            learning_rate=0.5,
+            prune_keep=0.5,
+            progress=kill_once,
+            **OPTIONS,
+        )
+    assert killed
+    prepared = prepare(DATA.x_train, DATA.y_train, DATA.x_val, DATA.y_val, standardize=True, seed=0)
+    arrays = (prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
+    plain, whole = simulate(job.spec, *arrays), simulate(replace(job.spec, prune_keep=1.0), *arrays)
+    assert job.history.kept == plain.kept
+    assert len(plain.kept) == 2 < job.spec.batches == 4
+    distance = np.linalg.norm(job.model.weights - plain.weights)
+    assert distance < 1e-2 * np.linalg.norm(plain.weights)
+    assert distance < 0.1 * np.linalg.norm(job.model.weights - whole.weights)
+
+
 class ClientDiesError(Exception):
     """Stands for the end of the client's process."""
 
