@@ -1,4 +1,4 @@
-"""Data pruning on ciphertexts, by whole mini-batches: after HEPrune (Zhang et al., NeurIPS 2024), section 3.
+"""Data pruning on ciphertexts, by whole mini-batches: after HEPrune (NeurIPS 2024).
 
 A sample's score is the sum over the classes of (probability - label)^2, of the residual that an iteration computes
 anyway. A score is sent as a quarter of it, so that what two samples add up to within a window stays within 1.
