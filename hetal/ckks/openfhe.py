@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from threading import Lock
+from typing import Any, Final
 
 from hetal.ckks.chain import chain_of
 from hetal.ckks.heads import context_head
@@ -16,7 +17,10 @@ except ImportError as error:
     raise BackendError(f"the OpenFHE wheel does not import: {error}") from error
 
 
-@lru_cache(maxsize=8)
+# OpenFHE hands out one context for equal parameters: two threads would set it up at the same time.
+_BUILDING: Final = Lock()
+
+
 def build_context(params: Parameters, *, complex_data: bool = False) -> Any:
     """The crypto context of a parameter set, the same in every process, ready for keys and bootstrapping.
 
@@ -28,6 +32,12 @@ def build_context(params: Parameters, *, complex_data: bool = False) -> Any:
     Raises:
         ParameterError: OpenFHE refuses the set, or makes another context of it than :func:`chain_of` says.
     """
+    with _BUILDING:
+        return _context(params, complex_data)
+
+
+@lru_cache(maxsize=8)
+def _context(params: Parameters, complex_data: bool) -> Any:
     spec = params.spec
     p = _settings(params, spec.levels, spec.digits)
     levels = openfhe.SecurityLevel

@@ -267,6 +267,8 @@ def main() -> int:
     if arguments.memory_bytes is not None and not arguments.device.startswith("cuda"):
         resource.setrlimit(resource.RLIMIT_AS, (arguments.memory_bytes, arguments.memory_bytes))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The front answers while workers compute on every core.
+    os.nice(limits.WORKER_NICENESS)
     configure(as_json=arguments.log_json)
     LOG.common["job"] = arguments.job
     # Libraries that write to standard output must not write into the protocol.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import http.client
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
@@ -158,7 +160,11 @@ async def test_a_training_is_seen_in_its_phases(server: Server) -> None:
     seen: list[Samples] = []
     looks: list[asyncio.Task[None]] = []
 
+    niceness: set[int] = set()
+
     async def look() -> None:
+        with suppress(psutil.NoSuchProcess):
+            niceness.update(child.nice() for child in psutil.Process().children())
         seen.append(await samples(server))
 
     def progress(step: Progress) -> None:
@@ -181,6 +187,7 @@ async def test_a_training_is_seen_in_its_phases(server: Server) -> None:
     assert "other" not in phases
     working = [found for found in seen if value(found, "hetal_workers_running")]
     assert max(value(found, "hetal_worker_resident_bytes", job_id=job.id) for found in working) > 5e7
+    assert psutil.Process().nice() + limits.WORKER_NICENESS in niceness, "the front answers before workers compute"
     last = await samples(server)
     iterations = job.spec.batches * job.history.epochs
     assert value(last, "hetal_iteration_seconds_count") == iterations
