@@ -339,7 +339,7 @@ def normalise_row(job: tuple[int, int]) -> dict[str, Any]:
             cost = len(bootstrapped(spec)), sum(spec.levels), sum(degrees)
             if best is None or cost < best[0]:
                 found = [inverse.error for inverse in inverse_polynomials(spec, classes)]
-                if found[-1] <= LAST_ERROR and max(found) < 0.9:
+                if found[-1] <= LAST_ERROR and max(found) < 0.5:
                     best = cost, spec
     if best is None:
         raise ValueError(f"no degrees serve {classes} classes in +-{reach}")

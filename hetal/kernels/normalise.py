@@ -27,9 +27,12 @@ from hetal.kernels.tables import NormaliseSpec
 
 Array = NDArray[np.float64]
 
-# What the mean of a sample's logits may stray from 0, and logits from their range: this factor either way on sums.
-DRIFT: Final = 1.2
+# By what factors the first sum may fall short and exceed, for logits whose mean strays from 0 or which leave their
+# range: a quarter of it at most. A sum in excess is what makes values grow; later sums cannot be.
+SHORTFALL: Final = 1.2
+EXCESS: Final = math.e
 NARROW_DEGREE_MAX: Final = 7
+ERROR_MIN: Final = 1e-5
 # The checkpoint of the probabilities themselves, which only :func:`schedule` uses.
 RESULT: Final = "softmax/result"
 
@@ -135,7 +138,8 @@ class Inverse:
 
     Sums are 1 at most, but windows from other slots than the first meet two samples, and sums of 2. The mask makes q 0
     there; the noise of what it multiplied is multiplied by Chebyshev polynomials of half the degree at t. So only small
-    degrees are spent on [low, low + 1] alone.
+    degrees are spent on [low, low + 1] alone, and where sums are 0 the same noise bounds 1 / ``error``: a lower ``low``
+    takes the degrees that a smaller error would.
 
     Attributes:
         series: Chebyshev coefficients of q in t.
@@ -144,7 +148,7 @@ class Inverse:
     def __init__(self, degree: int, low: float, scale: float | None) -> None:
         """``scale`` times q; by default so that S q(S) is 1 at most."""
         self.stretch = 2 if degree <= NARROW_DEGREE_MAX else 1
-        self.shift = self.stretch * low + 1.0
+        self.shift = min(self.stretch * low + 1.0, math.cosh(math.acosh(1.0 / ERROR_MIN) / (degree + 1)))
         chebyshev = np.polynomial.chebyshev.Chebyshev.basis(degree + 1)
         at_zero = float(chebyshev(-self.shift))
         self.error = 1.0 / abs(at_zero)
@@ -159,7 +163,7 @@ class Inverse:
 @lru_cache(maxsize=64)
 def inverse_polynomials(spec: NormaliseSpec, classes: int) -> tuple[Inverse, ...]:
     """One per step. All but the last leave sums of a sample at 1 or a little below."""
-    spread = math.cosh(2.0 * spec.logit_range / 2.0 ** len(spec.degrees)) * DRIFT**2
+    spread = math.cosh(2.0 * spec.logit_range / 2.0 ** len(spec.degrees)) * SHORTFALL * EXCESS
     low = 1.0 / spread
     found: list[Inverse] = []
     for i, degree in enumerate(spec.degrees):
@@ -174,7 +178,7 @@ def inverse_polynomials(spec: NormaliseSpec, classes: int) -> tuple[Inverse, ...
 def exponential(spec: NormaliseSpec, classes: int, unit: float) -> tuple[float, ...]:
     """Chebyshev coefficients of exp(unit t / 2^k) on [-1, 1], times what makes the largest sum of squares 1."""
     reach = 1.0 / 2.0 ** len(spec.degrees)
-    largest = classes * math.cosh(2.0 * spec.logit_range * reach) * DRIFT
+    largest = classes * math.cosh(2.0 * spec.logit_range * reach) * EXCESS
 
     def scaled(t: Array) -> Array:
         return np.asarray(np.exp(unit * reach * t) / math.sqrt(largest))

