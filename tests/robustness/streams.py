@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import grpc
@@ -33,6 +34,7 @@ LOGITS = "logits/00001"
 AT_ONCE = 8
 # One connection in this many streams is reset in the middle of all that it carries.
 RESET_EVERY = 100
+SAMPLE_S = 0.05
 
 
 def waiting_job(data: Path) -> None:
@@ -139,17 +141,30 @@ async def leave(port: int, count: int) -> None:
         await channel.close()
 
 
+async def level_bytes(front: psutil.Process, port: int, count: int) -> int:
+    """Resident memory in the second half of that many streams: the median, for allocators come and go by MiB."""
+    samples: list[int] = []
+
+    async def watch() -> None:
+        while True:
+            samples.append(front.memory_info().rss)
+            await asyncio.sleep(SAMPLE_S)
+
+    await leave(port, count // 2)
+    watching = asyncio.ensure_future(watch())
+    await leave(port, count - count // 2)
+    watching.cancel()
+    await asyncio.wait({watching})
+    return int(median(samples))
+
+
 async def growth_bytes(directory: Path, warm_up: int, count: int) -> tuple[int, int]:
     """Growth of the front's resident memory over ``count`` streams after a warm-up, and its size then."""
     keeper = Keeper(directory)
     waiting_job(keeper.data)
     async with keeper:
         front = psutil.Process(keeper.process.pid)
-        await leave(keeper.port, warm_up)
-        before = front.memory_info().rss
-        await leave(keeper.port, count)
-        # What is left is to be what stays.
-        await asyncio.sleep(1)
-        after = front.memory_info().rss
+        before = await level_bytes(front, keeper.port, warm_up)
+        after = await level_bytes(front, keeper.port, count)
     assert keeper.deaths == 0 and keeper.status == 0
     return after - before, after
