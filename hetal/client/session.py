@@ -26,7 +26,7 @@ from hetal.client.keys import KeySet
 from hetal.client.log import event
 from hetal.client.model import Model
 from hetal.client.tls import Tls
-from hetal.client.transport import Hesitation, Transport
+from hetal.client.transport import Hesitation, Transport, settled
 from hetal.client.windows import Windows, add_data
 from hetal.errors import (
     AlreadyAttachedError,
@@ -323,12 +323,16 @@ class Client:
         async def attempt() -> bytes:
             received = bytearray()
             call = self._transport.stub.Predict(parts())
-            with hesitation.learn(call):
+
+            async def read() -> None:
                 async for response in call:
                     if response.WhichOneof("part") == "chunk":
                         if response.chunk.offset != len(received) or len(received) > limits.BLOB_BYTES_MAX:
                             raise HashMismatchError("the server sent its prediction out of order")
                         received.extend(response.chunk.data)
+
+            with hesitation.learn(call):
+                await settled(read())
             self._transport.bytes_received += len(received)
             return bytes(received)
 

@@ -207,7 +207,7 @@ class Transport:
 
             call = self.stub.UploadBlob(parts())
             with hesitation.learn(call):
-                await _settled(call)
+                await settled(call)
 
         # A broken stream may still be written to disk when StatBlobs tells where it is.
         await self.retried(attempt, lambda: sent, (ConnectionFailedError, ChunkOrderError))
@@ -248,13 +248,13 @@ def _tell(error: HetalError, began: float) -> None:
         event("failed", level=logging.WARNING, code=error.code, message=error.message, seconds=seconds)
 
 
-async def _settled(call: Any) -> Any:
+async def settled(call: Awaitable[T]) -> T:
     """Like ``await call``, but a call that gRPC cancels by itself, because it ended while it was written to, is broken.
 
     Else it would look as if the caller had been cancelled.
     """
 
-    async def answer() -> Any:
+    async def answer() -> T:
         return await call
 
     task = asyncio.ensure_future(answer())
