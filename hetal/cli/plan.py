@@ -82,6 +82,8 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--preset", default=DEFAULT_PRESET, choices=sorted(PRESETS))
     job.add_argument("--batch-size", type=int, metavar="N", help="default: all rows in one batch")
     job.add_argument("--epochs", type=int, default=10, metavar="N", help="at most (default 10)")
+    job.add_argument("--prune-keep", type=float, default=1.0, metavar="F", help="as of hetal train (default 1: all)")
+    job.add_argument("--prune-after", type=int, default=1, metavar="N", help="epochs on all mini-batches (default 1)")
     job.add_argument("--no-momentum", action="store_true", help="plain gradient descent")
     job.add_argument("--method", choices=METHODS, help="of the softmax; default: as a training on the native engine")
     job.add_argument("--logits-max", type=float, default=LOGITS_MAX, metavar="F", help="range (default 128)")
@@ -155,6 +157,8 @@ def job_of(args: argparse.Namespace) -> JobSpec:
         method=args.method or _method(classes, args.logits_max),
         logits_max=args.logits_max,
         softmax=fitted(SoftmaxSpec(), classes) if classes > 1 else SoftmaxSpec(),
+        prune_keep=args.prune_keep,
+        prune_after=args.prune_after,
     )
     job.check()
     return job
@@ -174,6 +178,8 @@ def report(job: JobSpec, table: CostTable) -> Report:
     checked = CheckedManifest(job=job, key_tag="plan", name="", blobs=sizes | _key_blobs(keys, job))
     data, key_bytes = sum(sizes.values()), keys * params.key_bytes()
     logits = circuit.logits_count(job.validation_samples) * params.ciphertext_bytes(RESULT_LEVEL)
+    labels = sum(circuit.labels_count(job.batch_rows(batch)) for batch in range(job.batches))
+    scores = labels * params.ciphertext_bytes(RESULT_LEVEL) if job.prunes else 0
     model = circuit.classifier_count * params.ciphertext_bytes(circuit.levels.validation)
     rows = job.batch_rows(0)
     return {
@@ -217,7 +223,7 @@ def report(job: JobSpec, table: CostTable) -> Report:
             "keys": key_bytes,
             "data": data,
             "sent": key_bytes + data,
-            "received": logits * job.epochs_max + model,
+            "received": logits * job.epochs_max + scores + model,
         },
     }
 

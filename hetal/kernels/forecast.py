@@ -41,9 +41,8 @@ def forecast(plan: Plan, table: CostTable) -> Forecast:
     stages |= {name: table.seconds(counts) for name, counts in staged(plan).items()}
     validation_s = table.seconds(plan.validation_counts)
     # The last mini-batch of an epoch may be smaller; the share of its rows is near enough.
-    iterations = job.train_samples / job.batch_rows(0)
-    epoch_s = iterations * sum(stages.values()) + validation_s
-    return Forecast(stages, validation_s, job.epochs_max * epoch_s)
+    iterations = job.train_samples / job.batch_rows(0) * job.iterations_max / job.batches
+    return Forecast(stages, validation_s, iterations * sum(stages.values()) + job.epochs_max * validation_s)
 
 
 def staged(plan: Plan) -> dict[str, Counter[tuple[str, int]]]:

@@ -128,8 +128,10 @@ class HetalCircuit(Circuit):
             logits = self.evaluate(ev, lookahead, x, rows)
         with ev.stage("softmax"):
             residuals = ev.map(residual, list(zip(logits, y, strict=True)))
-        with ev.stage("scores"):
-            scores = [self._scores(ev, residual) for residual in residuals] if scored else []
+        scores: list[Ciphertext] = []
+        if scored:
+            with ev.stage("scores"):
+                scores = ev.map(lambda residual: self._scores(ev, residual), residuals)
         rate, padded = job.learning_rate / rows, job.padded_classes
         with ev.stage("backward"):
             gradient = diag_atb(ev, residuals, blocks, layout, padded, scale=rate, valid_classes=job.classes)

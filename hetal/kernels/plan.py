@@ -147,6 +147,8 @@ def plan_of(circuit: Circuit) -> Plan:
         counts = ev.counts.copy()
         stages = {name: stage.counts for name, stage in ev.stages.items()}
         if job.prunes:
+            # Rotations of the scores count; what is done once in a training is no part of an iteration.
+            ev.stages.clear()
             circuit.advance(ev, state, x, y, step=step, rows=rows, scored=True)
         state = after
     ev.counts.clear()

@@ -421,7 +421,9 @@ async def test_answer_reattach_and_download(link: Link) -> None:
         await link.stub.CancelJob(pb.CancelJobRequest(job_id=job.id))
 
 
-@pytest.mark.parametrize("message", [answer("stop", 2), answer("continue", 1), answer("stop", 3), "attach", "foreign"])
+@pytest.mark.parametrize(
+    "message", [answer("stop", 2), answer("continue", 1), answer("stop", 3), "attach", "foreign", "pruned"]
+)
 async def test_illegal_messages_end_the_stream_and_change_nothing(link: Link, message: Any) -> None:
     job = await awaiting(link, epoch=2)
     if message == "attach":
@@ -429,6 +431,9 @@ async def test_illegal_messages_end_the_stream_and_change_nothing(link: Link, me
     expected = "ILLEGAL_STATE"
     if message == "foreign":
         message, expected = pb.TrainRequest(job_id="other", stop=pb.Stop(epoch=2)), "INVALID_INPUT"
+    elif message == "pruned":
+        named = {"epoch": 2, "best": True, "kept": [0]}
+        message, expected = pb.TrainRequest(**{"continue": named}), "INVALID_INPUT"
     elif message == answer("stop", 2):
         # The one that is allowed, so that the others are not refused for another reason.
         assert (await link.train(attach(job), message))[-1].HasField("finished")

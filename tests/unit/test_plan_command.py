@@ -73,6 +73,21 @@ def test_keys_and_their_bytes_are_those_that_a_client_makes(capsys: pytest.Captu
     assert made <= told["bytes"] <= 1.1 * made
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_pruning_leaves_the_iterations_as_they_are_and_takes_fewer(
+    capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    whole = planned(capsys, *SHAPES, "--method", method)
+    pruned = planned(capsys, *SHAPES, "--method", method, "--prune-keep", "0.67", "--prune-after", "4")
+    assert pruned["iteration"] == whole["iteration"]
+    validations = 10 * whole["validation"]["seconds"]
+    left = (3 * 4 + 2 * 6) / (3 * 10)
+    assert pruned["seconds"]["training"] - validations == pytest.approx(
+        left * (whole["seconds"]["training"] - validations)
+    )
+    assert pruned["wire_bytes"]["received"] > whole["wire_bytes"]["received"]
+
+
 def test_a_file_has_the_shapes_of_its_arrays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {"X_train": rng.normal(size=(300, 20)), "X_val": rng.normal(size=(50, 20))}
