@@ -331,3 +331,12 @@ def test_the_residues_that_devices_are_compared_with_are_the_cpus() -> None:
     for name, program in programs():
         if program.log2_dimension < 12:
             assert digests(program.run(program.ring(engine))) == known[name]
+
+
+def test_a_ring_on_a_device_has_all_that_the_cpus_has(device: Device) -> None:
+    q, p, _ = chain("narrow", 10, 2, 1)
+    ring, cpu = Engine(device).Ring(10, q, p, [], 2), engine.Ring(10, q, p, [], 2)
+    assert {name for name in dir(cpu) if not name.startswith("_")} <= set(dir(ring))
+    polys = [made.zeros(2, 1) for made in (cpu, ring)]
+    assert {name for name in dir(polys[0]) if not name.startswith("_")} <= set(dir(polys[1]))
+    assert polys[0].nbytes == polys[1].nbytes
