@@ -113,6 +113,7 @@ class Ring:
         with self.device.lock:
             self._moduli = Moduli(self.device, log2_dimension, primes)
             self._bad = self.device.take(256)
+        self._chains: dict[tuple[int, int], Chain] = {}
         self._divisions: dict[tuple[int, int, int], _Division] = {}
         self._decompositions: dict[tuple[int, int], _Decomposition] = {}
         self._raises: dict[int, Buffer] = {}
@@ -846,6 +847,12 @@ class Ring:
 
     def _chain(self, q_limbs: int, first: int = 0) -> Chain:
         """Limbs of Q from ``first`` to below ``q_limbs``, then those of P."""
+        known = self._chains.get((q_limbs, first))
+        if known is None:
+            known = self._chains[q_limbs, first] = self._chain_of(q_limbs, first)
+        return known
+
+    def _chain_of(self, q_limbs: int, first: int) -> Chain:
         return Chain(self._moduli.address + first * _LIMB_BYTES, q_limbs - first, self._q_count - q_limbs)
 
     def _positions(self, q_limbs: int, p_limbs: int) -> list[int]:
@@ -940,7 +947,8 @@ class Ring:
     def _check(self, a: Poly) -> None:
         belongs = a.q_limbs <= self._q_count and a.p_limbs <= self._p_count and a.words << a.log2_run == self.dimension
         _require(belongs, "the polynomial belongs to another ring")
-        self.device.keep_operand(a.buffer)
+        if self.device.recording is not None:
+            self.device.keep_operand(a.buffer)
 
     def _same(self, *operands: Poly) -> None:
         first = operands[0]
