@@ -26,7 +26,7 @@ class PairwiseTable:
         kappa, low: F is a polynomial in 2 ((kappa - D) / (kappa - low))^(2^squarings) - 1.
         inverse: its Chebyshev coefficients.
         max_error, mean_error: of a sample's worst class, the worst and on average over hard inputs, with noise of
-            2^-17 on both bootstraps.
+            2^-17 in the angle of phases and in the bootstrap.
         bound: of the result's magnitude in any slot, whatever the input.
     """
 
