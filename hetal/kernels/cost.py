@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hetal.ckks.parameters import Parameters
+from hetal.ckks.parameters import PARALLEL_RING_DIMENSION_MAX, Parameters
 from hetal.errors import InputError
 from hetal.kernels.circuit import Circuit
 from hetal.protocol.job import JobSpec
@@ -35,7 +35,8 @@ OPERATIONS: Final = tuple(_LINES)
 # Of a ciphertext made and sent by a client: milliseconds a limb.
 _SEND_MS: Final = 6.0
 _LOG2_DIMENSION: Final = 16
-# What Python adds to an operation on a small ring.
+# On small rings an operation has one thread of the model's four, and what Python adds counts.
+_SMALL_RING_FACTOR: Final = 4.0
 _OVERHEAD_S: Final = 2e-5
 LEVELS_PER_OPERATION_MAX: Final = 64
 SECONDS_MAX: Final = 1e5
@@ -102,7 +103,9 @@ def model(params: Parameters) -> CostTable:
     """The built-in model for a ring of this dimension: for predictions alone, layouts are compared by :data:`MODEL`."""
     log2 = params.spec.log2_ring_dimension
     share = 2.0 ** (log2 - _LOG2_DIMENSION) * log2 / _LOG2_DIMENSION
-    overhead_s = _OVERHEAD_S if log2 < _LOG2_DIMENSION else 0.0
+    overhead_s = 0.0
+    if params.ring_dimension <= PARALLEL_RING_DIMENSION_MAX:
+        share, overhead_s = _SMALL_RING_FACTOR * share, _OVERHEAD_S
     points = {name: _line(name, share, overhead_s) for name in OPERATIONS}
     return CostTable(MODEL.source, points)
 
