@@ -29,6 +29,7 @@ from hetal.client.dataset import prepare
 from hetal.client.encrypt import Encryptor
 from hetal.client.keys import KeySet
 from hetal.client.session import job_spec
+from hetal.client.transport import BROKEN
 from hetal.kernels.plan import plan
 from hetal.protocol.channel_options import client_options
 from hetal.protocol.job import KEYS_MULT, PROTOCOL_VERSION, JobSpec, SoftmaxSpec
@@ -252,7 +253,7 @@ class Driver:
             except grpc.aio.AioRpcError as error:
                 code = dict(error.trailing_metadata() or ()).get("hetal-code")
                 passing = code in ("SERVER_SHUTTING_DOWN", "JOB_ALREADY_ATTACHED", "CHUNK_OUT_OF_ORDER")
-                if not passing and (code is not None or error.code() is not grpc.StatusCode.UNAVAILABLE):
+                if not passing and (code is not None or error.code() not in BROKEN):
                     raise
                 if asyncio.get_running_loop().time() > deadline:
                     raise
