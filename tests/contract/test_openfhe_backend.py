@@ -100,6 +100,7 @@ def test_a_scale_that_the_limbs_cannot_hold_is_refused(ready: OpenFheEvaluator, 
         ready.load(bytes(data))
 
 
+@pytest.mark.full
 def test_loaded_ciphertexts_bootstrap_as_fast_as_computed_ones(ready: OpenFheEvaluator, material: Material) -> None:
     """Without care in ``load`` the ratio is above 2 (processor time, least of three)."""
 

@@ -56,6 +56,7 @@ async def test_a_server_computes_with_the_chosen_library_alone(backend: str) -> 
     assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 async def test_a_server_computes_on_a_device(tmp_path: Path) -> None:
     log = tmp_path / "log"

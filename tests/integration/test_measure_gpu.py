@@ -14,6 +14,7 @@ from hetal.native.cuda.emulated import compiler
 SCRIPT = Path(__file__).parents[2] / "scripts" / "measure_gpu.py"
 
 
+@pytest.mark.full
 @pytest.mark.skipif(compiler() is None, reason="needs a C++ compiler")
 def test_all_stages_pass(tmp_path: Path) -> None:
     out = tmp_path / "report.json"
