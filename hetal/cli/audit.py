@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
-from hetal.cli.render import size
 from hetal.cli.train import passphrase
 from hetal.client.dataset import load, load_array, prepare
 from hetal.client.journal import UNKNOWN, Entry, Journal, Search, wire_messages
@@ -19,6 +18,7 @@ from hetal.client.keys import KeySet
 from hetal.client.model import Model
 from hetal.client.windows import Windows, add_data
 from hetal.errors import InputError
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -22,6 +22,7 @@ from hetal.cli import bench_device
 from hetal.cli.bench_engine_process import HOISTED, INPUTS, KEYS, RESULTS, precision
 from hetal.cli.device_work import engine_report
 from hetal.cli.machine import machine_facts
+from hetal.cli.report import show
 from hetal.client.keys import KeySet
 from hetal.errors import BackendError
 from hetal.protocol.job import KEYS_MULT
@@ -58,12 +59,7 @@ def command(args: argparse.Namespace) -> int:
     """Print the report."""
     device = bench_device.on_device(args)
     report = engine_report(bench_device.bench_of(args), args.bootstraps) if device else run(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    elif device:
-        bench_device.print_engine(report)
-    else:
-        _print_tables(report)
+    show(report, args.json, bench_device.print_engine if device else _print_tables)
     return 0
 
 

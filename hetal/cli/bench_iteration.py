@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ from hetal.ckks.parameters import Parameters
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.machine import machine_facts
 from hetal.cli.plan import layout, layout_text, stage
+from hetal.cli.report import show
 from hetal.client.keys import KeySet
 from hetal.errors import InputError
 from hetal.kernels import cost, cost_store
@@ -110,11 +111,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the report."""
-    report = run(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _tell(Console(), report)
+    show(run(args), args.json, partial(_tell, Console()))
     return 0
 
 

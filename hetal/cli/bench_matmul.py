@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from hetal.cli.bench_products import EncryptingEvaluator, timed
 from hetal.cli.device_work import matmul_report
 from hetal.cli.machine import machine_facts
 from hetal.cli.matmul_work import LABELS, OWN, PAPER, Operands, Product, Shape, multiply, operands, prepared
+from hetal.cli.report import show
 from hetal.kernels.backends.counting import CountingEvaluator
 from hetal.kernels.backends.plain import PlainEvaluator
 from hetal.kernels.evaluator import LevelModel, level_model
@@ -76,17 +76,10 @@ def add_parser(subparsers: Subparsers) -> None:
 def command(args: argparse.Namespace) -> int:
     """Print the report. Exit status 1 when a count differs from the paper's or is beyond our design's."""
     if bench_device.on_device(args):
-        report = matmul_report(bench_device.bench_of(args), PAPER)
-        if args.json:
-            print(json.dumps(report, indent=2))
-        else:
-            _print_times(report)
+        show(matmul_report(bench_device.bench_of(args), PAPER), args.json, _print_times)
         return 0
     report = run(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_tables(report)
+    show(report, args.json, _print_tables)
     return 0 if report["matches_paper"] and report["within_design"] else 1
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hetal.cli.machine import machine_facts
+from hetal.cli.report import show
 from hetal.errors import InputError
 from hetal.kernels.backends.plain import Noise, PlainEvaluator
 from hetal.kernels.clear import exact_softmax
@@ -239,11 +239,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the report."""
-    report = run(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print_table(report)
+    show(run(args), args.json, _print_table)
     return 0
 
 

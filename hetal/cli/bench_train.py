@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +20,8 @@ from rich.table import Table
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.local_server import local_server
 from hetal.cli.machine import machine_facts
-from hetal.cli.render import duration, size
+from hetal.cli.render import duration
+from hetal.cli.report import show
 from hetal.client.dataset import Array, Dataset, Labels, Prepared, check_features, load, prepare
 from hetal.client.session import Client, Progress, TrainedJob, job_spec
 from hetal.kernels import cost, cost_store
@@ -31,6 +32,7 @@ from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
 from hetal.processor import core_count
 from hetal.protocol.job import LOGITS_MAX, METHODS, JobSpec
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -100,11 +102,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def command(args: argparse.Namespace) -> int:
     """Print the report."""
-    report = run(args)
-    if args.json:
-        print(json.dumps(report, indent=2))
-    else:
-        _tell(Console(), report)
+    show(run(args), args.json, partial(_tell, Console()))
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.local_server import local_server
 from hetal.cli.machine import machine_facts
-from hetal.cli.render import duration, progress_output, size
+from hetal.cli.render import duration, progress_output
 from hetal.cli.train import summary
 from hetal.client.dataset import Array, Dataset, prepare, stratified
 from hetal.client.session import Client, TrainedJob
@@ -24,6 +24,7 @@ from hetal.kernels.plan import plan
 from hetal.kernels.simulate import simulate
 from hetal.protocol.job import METHODS, SoftmaxSpec
 from hetal.server.config import BACKENDS
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -12,7 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from hetal._pb import hetal_pb2 as pb
 from hetal.cli.call_log import add_log_option
 from hetal.cli.connection import add_connection_options, connect
-from hetal.cli.render import size
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -20,7 +20,7 @@ from hetal.ckks.parameters import Parameters
 from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.connection import add_connection_options, connect
 from hetal.cli.measure_costs import measure_costs
-from hetal.cli.render import duration, size
+from hetal.cli.render import duration
 from hetal.client.dataset import load
 from hetal.client.encrypt import blob_sizes
 from hetal.errors import InputError
@@ -36,6 +36,7 @@ from hetal.processor import core_count
 from hetal.protocol.job import KEYS_MULT, LOGITS_MAX, METHODS, JobSpec, SoftmaxSpec, rotation_keys_blob
 from hetal.protocol.wire import CheckedManifest
 from hetal.server.admission import PROCESS_BYTES, memory_bytes
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

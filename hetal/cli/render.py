@@ -80,13 +80,3 @@ def duration(seconds: float) -> str:
         return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60} min"
-
-
-def size(count: float) -> str:
-    """``2_500_000`` -> ``2.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        # From here on three digits would round to a thousand.
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"

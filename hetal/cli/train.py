@@ -16,7 +16,7 @@ from hetal.ckks.presets import DEFAULT_PRESET, PRESETS, preset
 from hetal.cli.call_log import add_log_option
 from hetal.cli.connection import add_connection_options, connect, journal
 from hetal.cli.local_server import local_server
-from hetal.cli.render import duration, progress_output, size
+from hetal.cli.render import duration, progress_output
 from hetal.client.dataset import Dataset, load, load_array
 from hetal.client.features import encode
 from hetal.client.keys import KeySet
@@ -25,6 +25,7 @@ from hetal.errors import InputError
 from hetal.kernels.plan import SOFTMAX_ERROR
 from hetal.protocol.job import LOGITS_MAX, METHODS, SoftmaxSpec
 from hetal.server.config import BACKENDS
+from hetal.units import size
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]

@@ -88,7 +88,6 @@ class Tracer(Evaluator):
         self.edges: dict[tuple[str, str], int] = {}
         self.order: list[str] = []
         self.bounds: dict[str, float] = {}
-        self.steps: set[int] = set()
 
     def source(self, name: str) -> Ciphertext:
         self.order.append(name)
@@ -153,11 +152,9 @@ class Tracer(Evaluator):
         return self._join(1, a)
 
     def _rotate(self, a: Ciphertext, steps: int) -> Any:
-        self.steps.add(steps)
         return a.payload
 
     def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[Any]:
-        self.steps.update(steps)
         return [a.payload for _ in steps]
 
     def _conjugate(self, a: Ciphertext) -> Any:

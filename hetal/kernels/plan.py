@@ -23,7 +23,7 @@ from hetal.kernels.evaluator import Ciphertext, level_model
 from hetal.kernels.hetal_circuit import HetalCircuit
 from hetal.kernels.layout import BlockLayout
 from hetal.kernels.placement import STEADY_STEP, place
-from hetal.kernels.replica_circuit import NormaliseCircuit, PhaseCircuit, ReplicaCircuit
+from hetal.kernels.replica_circuit import NormaliseCircuit, PhaseCircuit
 from hetal.kernels.tables import normalise_spec, pairwise_table, sigmoid_table
 from hetal.protocol.job import METHODS, JobSpec
 
@@ -119,13 +119,13 @@ def plan(job: JobSpec) -> Plan:
         LevelError: the parameters have too few levels for the circuit.
         LayoutError: the classes do not fit the slots.
     """
-    return plan_of(_hetal_circuit(job) if job.method == "hetal" else _replica_circuit(job))
+    return plan_of(_hetal_circuit(job)) if job.method == "hetal" else _replica_plan(job)
 
 
 def plan_of(circuit: Circuit) -> Plan:
     """The plan of a given circuit, found by counting iterations, validations and a prediction."""
     job, levels = circuit.job, circuit.levels
-    ev = _Recorder(level_model(job.parameters))
+    ev = CountingEvaluator(level_model(job.parameters))
 
     def fresh(count: int, level: int) -> list[Ciphertext]:
         return [ev.encrypt(level=level)] * count
@@ -155,23 +155,7 @@ def plan_of(circuit: Circuit) -> Plan:
     evaluate(circuit.classifier(ev, state, STEADY_STEP))
     validation = ev.counts.copy()
     evaluate(fresh(circuit.classifier_count, levels.validation))
-    return Plan(circuit, tuple(sorted(ev.levels)), ev.levels, counts, validation, stages)
-
-
-class _Recorder(CountingEvaluator):
-    """Notes the highest level at which each rotation is made."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]
-        self.levels: dict[int, int] = {}
-
-    def _rotate(self, a: Ciphertext, steps: int) -> None:
-        self.levels[steps] = max(a.level, self.levels.get(steps, 0))
-
-    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
-        for count in steps:
-            self._rotate(a, count)
-        return [None] * len(steps)
+    return Plan(circuit, tuple(sorted(ev.steps)), ev.steps, counts, validation, stages)
 
 
 # -- HETAL's circuit --------------------------------------------------------------------------------------------------
@@ -221,8 +205,8 @@ def _key_switches(job: JobSpec, layout: BlockLayout) -> int:
 # -- the replica-packed circuit ---------------------------------------------------------------------------------------
 
 
-def _replica_circuit(job: JobSpec) -> ReplicaCircuit:
-    best: tuple[tuple[bool, float], ReplicaCircuit] | None = None
+def _replica_plan(job: JobSpec) -> Plan:
+    best: tuple[tuple[bool, float], Plan] | None = None
     method = PhaseCircuit if job.method == "pairwise" else NormaliseCircuit
     for circuit in method.candidates(job):
         chosen = plan_of(circuit)
@@ -230,7 +214,7 @@ def _replica_circuit(job: JobSpec) -> ReplicaCircuit:
         shared = cost.sending(circuit, job) / max(1, min(job.epochs_max, EPOCHS_EXPECTED) * job.batches)
         key = (feature_bytes(circuit) > FEATURE_BYTES_MAX, total + shared)
         if best is None or key < best[0]:
-            best = (key, circuit)
+            best = (key, chosen)
     if best is None:
         raise LayoutError(f"{job.classes} classes do not fit {job.parameters.slots} slots")
     return best[1]

@@ -76,9 +76,10 @@ def ranked(offered: Iterable[ReplicaLayout], samples: int, *, features_max: int 
 
 
 def feature_ciphertexts(layout: ReplicaLayout, samples: int) -> int:
-    """Of a mini-batch of ``samples``: the last chunk has only the groups that it fills."""
+    """Of a mini-batch of ``samples``: a chunk has only the groups that it fills."""
     chunks, rest = divmod(samples, layout.samples)
-    return (chunks * layout.groups + math.ceil(rest / layout.replicas)) * layout.blocks
+    groups = chunks * math.ceil(layout.samples / layout.replicas) + math.ceil(rest / layout.replicas)
+    return groups * layout.blocks
 
 
 def _starts(layout: ReplicaLayout) -> range:

@@ -87,20 +87,10 @@ class ReplicaCircuit(Circuit):
         return self._packed(self.validation, x)
 
     def unpack_logits(self, vectors: Sequence[Array], samples: int) -> Array:
-        size = self.validation.samples
-        chunks = [
-            self.validation.sections.unpack(vector, min(size, samples - index * size))
-            for index, vector in enumerate(vectors)
-        ]
-        return self._of_classes(2.0 * self.job.logit_range * np.concatenate(chunks))
+        return self._of_classes(2.0 * self.job.logit_range * _unpacked(self.validation, vectors, samples))
 
     def unpack_scores(self, vectors: Sequence[Array], rows: int) -> Array:
-        size = self.layout.samples
-        chunks = [
-            self.layout.sections.unpack(vector, min(size, rows - index * size))[:, 0]
-            for index, vector in enumerate(vectors)
-        ]
-        return np.asarray(np.concatenate(chunks) / pruning.SCORE_SHARE)
+        return np.asarray(_unpacked(self.layout, vectors, rows)[:, 0] / pruning.SCORE_SHARE)
 
     def unpack_classifier(self, vectors: Sequence[Array]) -> Array:
         half = len(vectors) // 2
@@ -118,13 +108,13 @@ class ReplicaCircuit(Circuit):
     # -- numbers of ciphertexts ---------------------------------------------------------------------------------------
 
     def features_count(self, rows: int) -> int:
-        return _count(self.layout, rows)
+        return feature_ciphertexts(self.layout, rows)
 
     def labels_count(self, rows: int) -> int:
         return -(-rows // self.layout.samples)
 
     def validation_count(self, samples: int) -> int:
-        return _count(self.validation, samples)
+        return feature_ciphertexts(self.validation, samples)
 
     def logits_count(self, samples: int) -> int:
         return -(-samples // self.validation.samples)
@@ -335,10 +325,11 @@ def _phase_outputs(job: JobSpec) -> int:
     return 1 if job.classes == 2 else job.classes
 
 
-def _count(layout: ReplicaLayout, rows: int) -> int:
-    full, rest = divmod(rows, layout.samples)
-    groups = full * -(-layout.samples // layout.replicas) + -(-rest // layout.replicas)
-    return groups * layout.blocks
+def _unpacked(layout: ReplicaLayout, vectors: Sequence[Array], samples: int) -> Array:
+    """(samples, outputs) from one vector of sections per chunk."""
+    size = layout.samples
+    chunks = (layout.sections.unpack(vector, min(size, samples - index * size)) for index, vector in enumerate(vectors))
+    return np.concatenate(list(chunks))
 
 
 def _chunks(layout: ReplicaLayout, x: Sequence[Ciphertext], rows: int) -> Iterator[list[list[Ciphertext]]]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hetal import limits
 from hetal.server.devices import Device
 from hetal.server.overview import WORKER_PHASES, JobView, Overview, WorkerUse
+from hetal.units import size
 
 HTML_TYPE: Final = "text/html; charset=utf-8"
 JSON_TYPE: Final = "application/json"
@@ -217,15 +218,6 @@ def _disk(now: Overview) -> Html:
     text = f"{size(used)} of {size(now.disk_total_bytes)}, {size(now.disk_free_bytes)} free"
     meter = fill(METER, value=used / max(1, now.disk_total_bytes), label="disk", text=text)
     return fill(DEVICE, name="disk", used=meter, busy="")
-
-
-def size(count: float) -> str:
-    """``2_500_000`` -> ``2.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} TB"
 
 
 def span(seconds: float) -> str:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
 import pytest
+from material import KeyMaterial
 from numpy.typing import NDArray
 
 from hetal import limits
 from hetal.ckks.framing import Kind, unframe
 from hetal.ckks.objects import ciphertext_limbs, expected_for, rotation_key_limbs
-from hetal.ckks.parameters import Parameters, check
+from hetal.ckks.parameters import check
 from hetal.ckks.presets import PRESETS, TEST_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.errors import (
@@ -39,20 +40,8 @@ TOP = PARAMS.top_level
 PRECISION = 2.0**-25
 
 
-@dataclass
-class Material:
-    """One client's keys as the payloads a server gets."""
-
-    keys: KeySet
-    mult_key: bytes
-    rotation_keys: list[bytes]
-
-    @staticmethod
-    def make(params: Parameters) -> Material:
-        keys = KeySet.generate(params)
-        mult_key = bytes(unframe(keys.mult_key_blob(), Kind.MULT_KEY, params.digest))
-        blobs = [blob for _, blob in keys.rotation_key_blobs(STEPS)]
-        return Material(keys, mult_key, [bytes(unframe(blob, Kind.ROTATION_KEYS, params.digest)) for blob in blobs])
+class Material(KeyMaterial):
+    """With its evaluator."""
 
     def evaluator(self) -> NativeEvaluator:
         made = NativeEvaluator(PARAMS, self.keys.key_tag)
@@ -67,7 +56,7 @@ class Material:
 
 @pytest.fixture(scope="module")
 def material() -> Material:
-    return Material.make(PARAMS)
+    return Material.make(PARAMS, STEPS)
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from material import KeyMaterial as Material
 
 from hetal import limits
-from hetal.ckks.framing import Kind, unframe
+from hetal.ckks.framing import Kind
 from hetal.ckks.objects import expected_for
 from hetal.ckks.openfhe import build_context
-from hetal.ckks.parameters import Parameters, check
+from hetal.ckks.parameters import check
 from hetal.ckks.presets import PRESETS, TEST_PRESET, preset
 from hetal.client.keys import KeySet
 from hetal.errors import CiphertextFormatError, FrameError, IntegrityError, KeyTagError, LevelError, MissingKeyError
@@ -24,25 +25,9 @@ PARAMS = preset(TEST_PRESET)
 STEPS = [1, 5]
 
 
-@dataclass
-class Material:
-    """One client's keys as the payloads a server gets."""
-
-    keys: KeySet
-    mult_key: bytes
-    rotation_keys: list[bytes]
-
-    @staticmethod
-    def make(params: Parameters) -> Material:
-        keys = KeySet.generate(params)
-        mult_key = bytes(unframe(keys.mult_key_blob(), Kind.MULT_KEY, params.digest))
-        blobs = [blob for _, blob in keys.rotation_key_blobs(STEPS)]
-        return Material(keys, mult_key, [bytes(unframe(blob, Kind.ROTATION_KEYS, params.digest)) for blob in blobs])
-
-
 @pytest.fixture(scope="module")
 def material() -> Material:
-    return Material.make(PARAMS)
+    return Material.make(PARAMS, STEPS)
 
 
 @pytest.fixture

@@ -107,16 +107,23 @@ async def test_the_range_follows_the_logits_where_the_owner_allows_it(address: s
         assert np.linalg.norm(job.model.weights - clear) < np.linalg.norm(fixed - clear)
 
 
-async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> None:
-    killed = []
+class KillWorker:
+    """Takes progress, and kills the worker once, when ``at`` iterations are done."""
 
-    def kill_once(step: Progress) -> None:
-        if step.phase == "training" and step.done == 1 and not killed:
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.killed: list[int] = []
+
+    def __call__(self, step: Progress) -> None:
+        if step.phase == "training" and step.done == self.at and not self.killed:
             for process in psutil.Process().children(recursive=True):
                 if "hetal.server.worker" in " ".join(process.cmdline()):
                     process.kill()
-                    killed.append(process.pid)
+                    self.killed.append(process.pid)
 
+
+async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> None:
+    strike = KillWorker(at=1)
     async with Client(address) as client:
         job = await client.train(
             DATA.x_train[::3],
@@ -124,10 +131,10 @@ async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> No
             DATA.x_val,
             DATA.y_val,
             epochs=2,
-            progress=kill_once,
+            progress=strike,
             **OPTIONS,
         )
-        assert killed
+        assert strike.killed
         prepared = prepare(DATA.x_train[::3], DATA.y_train[::3], DATA.x_val, DATA.y_val, standardize=True, seed=0)
         plain = simulate(job.spec, prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
         assert np.linalg.norm(job.model.weights - plain.weights) < 1e-2 * np.linalg.norm(plain.weights)
@@ -137,15 +144,7 @@ async def test_a_worker_killed_in_the_middle_changes_nothing(address: str) -> No
 async def test_a_pruned_training_goes_on_with_the_hardest_batches_also_when_its_worker_dies(
     address: str, killed_at: int
 ) -> None:
-    killed = []
-
-    def kill_once(step: Progress) -> None:
-        if step.phase == "training" and step.done == killed_at and not killed:
-            for process in psutil.Process().children(recursive=True):
-                if "hetal.server.worker" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed.append(process.pid)
-
+    strike = KillWorker(at=killed_at)
     async with Client(address) as client:
         job = await client.train(
             DATA.x_train,
@@ -156,10 +155,10 @@ async def test_a_pruned_training_goes_on_with_the_hardest_batches_also_when_its_
             batch_size=32,
             learning_rate=0.5,
             prune_keep=0.5,
-            progress=kill_once,
+            progress=strike,
             **OPTIONS,
         )
-    assert killed
+    assert strike.killed
     prepared = prepare(DATA.x_train, DATA.y_train, DATA.x_val, DATA.y_val, standardize=True, seed=0)
     arrays = (prepared.x_train, prepared.y_train, prepared.x_val, prepared.y_val)
     plain, whole = simulate(job.spec, *arrays), simulate(replace(job.spec, prune_keep=1.0), *arrays)

@@ -11,7 +11,8 @@ from hetal import limits
 from hetal.server.devices import Device, Devices
 from hetal.server.health import Check
 from hetal.server.overview import PHASES, JobView, Overview, WorkerUse, worker_phase
-from hetal.server.status_page import ASSET_TYPES, Html, as_json, assets, fill, page, size, span, summary
+from hetal.server.status_page import ASSET_TYPES, Html, as_json, assets, fill, page, span, summary
+from hetal.units import size
 
 JOB = JobView(
     id="a" * 32,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from hetal.cli.main import COMMANDS, build_parser, main
-from hetal.cli.render import duration, progress_output, size
+from hetal.cli.render import duration, progress_output
 from hetal.client import Progress
+from hetal.units import size
 
 
 def test_errors_have_code_message_and_hint(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

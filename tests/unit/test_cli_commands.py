@@ -11,10 +11,11 @@ import pytest
 
 from hetal.cli.demo import RECIPES, dataset
 from hetal.cli.main import EXIT_ERROR, build_parser, main
-from hetal.cli.render import duration, size
+from hetal.cli.render import duration
 from hetal.cli.train import training_options
 from hetal.client.dataset import LabelMap, Standardizer
 from hetal.client.model import Model
+from hetal.units import size
 
 X = np.random.default_rng(3).normal(size=(6, 2))
 MODEL = Model(np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]), Standardizer.identity(2), LabelMap(("left", "right")))

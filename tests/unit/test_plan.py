@@ -133,22 +133,6 @@ def test_sums_of_integers_are_the_momentum() -> None:
         assert momentum(t) == pytest.approx(weight(t + 1) * total(t) / (weight(t) * total(t + 2)))
 
 
-class HighestRotations(CountingEvaluator):
-    """Notes the highest level of each rotation; a hoisted one counts like any other."""
-
-    def __init__(self, spec: JobSpec) -> None:
-        super().__init__(level_model(spec.parameters))
-        self.highest: dict[int, int] = {}
-
-    def _rotate(self, a: Ciphertext, steps: int) -> None:
-        self.highest[steps] = max(a.level, self.highest.get(steps, 0))
-
-    def _rotate_many(self, a: Ciphertext, steps: Sequence[int]) -> list[None]:
-        for count in steps:
-            self._rotate(a, count)
-        return [None] * len(steps)
-
-
 @pytest.mark.parametrize("name", sorted(PRESETS))
 @pytest.mark.parametrize(
     ("classes", "features", "batch", "rows", "validation"),
@@ -172,7 +156,7 @@ def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
     )
     chosen = plan(spec)
     circuit, levels = chosen.circuit, chosen.circuit.levels
-    ev = HighestRotations(spec)
+    ev = CountingEvaluator(level_model(spec.parameters))
 
     def fresh(count: int, level: int) -> list[Ciphertext]:
         return [ev.encrypt(level=level) for _ in range(count)]
@@ -189,8 +173,8 @@ def test_rotation_levels_are_those_of_a_whole_training_and_a_prediction(
         validate(circuit.classifier(ev, state, step + 1))
     validate(fresh(circuit.classifier_count, levels.validation))
 
-    assert tuple(sorted(ev.highest)) == chosen.rotations
-    assert ev.highest == chosen.rotation_levels
+    assert tuple(sorted(ev.steps)) == chosen.rotations
+    assert ev.steps == chosen.rotation_levels
 
 
 @pytest.mark.parametrize(
